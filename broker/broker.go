@@ -1,0 +1,103 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+)
+
+// Config is what a [Broker] is made of. All fields are needed unless said
+// otherwise; [New] refuses nils.
+type Config struct {
+	Verifier Verifier
+	Policy   Policy
+	Replay   Replay
+	Journal  Journal
+	Leases   Leases
+	Book     LeaseBook
+	Sessions Sessions
+	Targets  map[string]Minter // by the name that grants use
+	Limits   Limits
+	Meter    Meter
+	Log      *slog.Logger
+	Now      func() time.Time
+	Rand     io.Reader // a cryptographic source
+
+	MintTimeout   time.Duration // for all of one exchange's mints; default 20 s
+	RevokeTimeout time.Duration // for one revocation; default 20 s
+}
+
+// Limits keep one repository from taking what others need. 0 means no limit.
+type Limits struct {
+	ExchangesPerMinute int // per repository and broker; denied requests count too
+	LivePerPlace       int // live leases per repository, over all brokers
+}
+
+// Meter counts what operators watch. Implementations are safe for concurrent
+// use and do not block. Label values are configured names and fixed words,
+// never text from a token.
+type Meter interface {
+	// Exchanged counts an exchange or a request on a session. issuer is the
+	// configured name, empty where no token was verified; outcome is
+	// "issued", or the reason of the refusal.
+	Exchanged(issuer, outcome string)
+	// Minted measures one mint by kind; outcome is "ok" or "failed".
+	Minted(kind, outcome string, took time.Duration)
+	// Revoked counts revocations by kind; outcome is "ok" or "failed".
+	Revoked(kind, outcome string)
+	// Swept is told after each sweep how many leases are live, and how long
+	// the most overdue one has been waiting.
+	Swept(live int, lag time.Duration)
+}
+
+// Answer is what a job gets.
+type Answer struct {
+	Request  string
+	Token    Secret // the job session's, when it was opened by this request
+	Session  Session
+	Granted  []Granted
+	Decision Decision
+	DryRun   bool
+}
+
+// Granted is one credential of an answer.
+type Granted struct {
+	Lease      Lease
+	Credential Credential
+}
+
+// Broker exchanges CI tokens for credentials, and takes them back. Safe for
+// concurrent use.
+type Broker struct {
+	Config
+	rate *rateLimit
+}
+
+// New makes a broker. It contacts nothing.
+func New(c Config) (*Broker, error) {
+	var missing []error
+	for name, absent := range map[string]bool{
+		"Verifier": c.Verifier == nil, "Policy": c.Policy == nil, "Replay": c.Replay == nil,
+		"Journal": c.Journal == nil, "Leases": c.Leases == nil, "Book": c.Book == nil,
+		"Sessions": c.Sessions == nil, "Meter": c.Meter == nil, "Log": c.Log == nil,
+		"Now": c.Now == nil, "Rand": c.Rand == nil,
+	} {
+		if absent {
+			missing = append(missing, fmt.Errorf("broker: %s is missing", name))
+		}
+	}
+	for name, m := range c.Targets {
+		if m == nil {
+			missing = append(missing, fmt.Errorf("broker: target %q has no minter", name))
+		}
+	}
+	if c.MintTimeout == 0 {
+		c.MintTimeout = 20 * time.Second
+	}
+	if c.RevokeTimeout == 0 {
+		c.RevokeTimeout = 20 * time.Second
+	}
+	return &Broker{Config: c, rate: newRateLimit(c.Limits.ExchangesPerMinute)}, errors.Join(missing...)
+}

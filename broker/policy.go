@@ -1,0 +1,56 @@
+package broker
+
+import "time"
+
+// Want is one grant asked for.
+type Want struct {
+	Name string        `json:"name"`
+	TTL  time.Duration `json:"ttl,omitempty"` // 0: as long as policy gives; above what policy gives it is clamped
+}
+
+// Request is what a job asks for.
+type Request struct {
+	ID     string // the request's id, for the journal, the log and the answer
+	Wants  []Want // no wants: only a job session
+	DryRun bool   // decide, and do nothing
+}
+
+// Permit is one grant that policy gives.
+type Permit struct {
+	Grant Grant         `json:"-"`
+	Rule  string        `json:"rule"` // file/name
+	TTL   time.Duration `json:"ttl"`  // asked for, clamped by rule and grant; whole seconds, above 0
+}
+
+// Mismatch is one claim that kept a rule from matching.
+type Mismatch struct {
+	Claim  string `json:"claim"`
+	Saw    any    `json:"saw"`              // nil: the token has no such claim
+	Wanted any    `json:"wanted,omitempty"` // only where the rule says explain: full
+}
+
+// Denial is why one grant was refused, for a caller whose pinned ids matched
+// the rule. A stranger gets none.
+type Denial struct {
+	Grant  string     `json:"grant"`
+	Rule   string     `json:"rule"`
+	Failed []Mismatch `json:"failed"`
+}
+
+// Decision is policy's answer to one request, all of it made under one version.
+type Decision struct {
+	Version string   // hash of the policy and grants it was made under
+	Allowed bool     // every want is permitted; false is the zero value
+	Known   bool     // the identity's pinned ids match a rule: not a stranger
+	Permits []Permit // one for each want, in order; only where Allowed
+	Denied  []string // names of the grants refused
+	Denials []Denial // what may be told to the caller
+}
+
+// Policy says who may have what. Deciding is pure: no clock, no I/O.
+type Policy interface {
+	// Decide answers a request under one version of the policy. With no
+	// wants it allows whom a rule's pinned ids know. An error is a refusal.
+	// Safe for concurrent use with a reload.
+	Decide(id Identity, wants []Want, at time.Time) (Decision, error)
+}
