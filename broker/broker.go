@@ -1,10 +1,12 @@
 package broker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"time"
 )
 
@@ -31,7 +33,7 @@ type Config struct {
 
 // Limits keep one repository from taking what others need. 0 means no limit.
 type Limits struct {
-	ExchangesPerMinute int // per repository and broker; denied requests count too
+	ExchangesPerMinute int // per repository and broker; only what policy allows is counted
 	LivePerPlace       int // live leases per repository, over all brokers
 }
 
@@ -71,33 +73,61 @@ type Granted struct {
 // Broker exchanges CI tokens for credentials, and takes them back. Safe for
 // concurrent use.
 type Broker struct {
-	Config
-	rate *rateLimit
+	verifier Verifier
+	policy   Policy
+	replay   Replay
+	journal  Journal
+	leases   Leases
+	book     LeaseBook
+	sessions Sessions
+	targets  map[string]Minter
+	limits   Limits
+	meter    Meter
+	log      *slog.Logger
+	now      func() time.Time
+	rand     io.Reader
+
+	mintTimeout, revokeTimeout time.Duration
+
+	rate  *rateLimit
+	stuck stuckLeases
 }
 
 // New makes a broker. It contacts nothing.
 func New(c Config) (*Broker, error) {
-	var missing []error
-	for name, absent := range map[string]bool{
-		"Verifier": c.Verifier == nil, "Policy": c.Policy == nil, "Replay": c.Replay == nil,
-		"Journal": c.Journal == nil, "Leases": c.Leases == nil, "Book": c.Book == nil,
-		"Sessions": c.Sessions == nil, "Meter": c.Meter == nil, "Log": c.Log == nil,
-		"Now": c.Now == nil, "Rand": c.Rand == nil,
+	if err := c.missing(); err != nil {
+		return nil, err
+	}
+	return &Broker{
+		verifier: c.Verifier, policy: c.Policy, replay: c.Replay, journal: c.Journal,
+		leases: c.Leases, book: c.Book, sessions: c.Sessions, targets: maps.Clone(c.Targets),
+		limits: c.Limits, meter: c.Meter, log: c.Log, now: c.Now, rand: c.Rand,
+		mintTimeout:   cmp.Or(c.MintTimeout, 20*time.Second),
+		revokeTimeout: cmp.Or(c.RevokeTimeout, 20*time.Second),
+		rate:          newRateLimit(c.Limits.ExchangesPerMinute),
+	}, nil
+}
+
+// missing names every part that is not there.
+func (c Config) missing() error {
+	var faults []error
+	for _, part := range []struct {
+		name   string
+		absent bool
+	}{
+		{"Verifier", c.Verifier == nil}, {"Policy", c.Policy == nil}, {"Replay", c.Replay == nil},
+		{"Journal", c.Journal == nil}, {"Leases", c.Leases == nil}, {"Book", c.Book == nil},
+		{"Sessions", c.Sessions == nil}, {"Meter", c.Meter == nil}, {"Log", c.Log == nil},
+		{"Now", c.Now == nil}, {"Rand", c.Rand == nil},
 	} {
-		if absent {
-			missing = append(missing, fmt.Errorf("broker: %s is missing", name))
+		if part.absent {
+			faults = append(faults, fmt.Errorf("broker: %s is missing", part.name))
 		}
 	}
 	for name, m := range c.Targets {
 		if m == nil {
-			missing = append(missing, fmt.Errorf("broker: target %q has no minter", name))
+			faults = append(faults, fmt.Errorf("broker: target %q has no minter", name))
 		}
 	}
-	if c.MintTimeout == 0 {
-		c.MintTimeout = 20 * time.Second
-	}
-	if c.RevokeTimeout == 0 {
-		c.RevokeTimeout = 20 * time.Second
-	}
-	return &Broker{Config: c, rate: newRateLimit(c.Limits.ExchangesPerMinute)}, errors.Join(missing...)
+	return errors.Join(faults...)
 }

@@ -1,10 +1,12 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -137,6 +139,19 @@ func (c Claims) Lookup(key string) (any, bool) {
 		}
 	}
 	return at, true
+}
+
+// UnmarshalJSON keeps numbers as [json.Number]: a claim that was stored and
+// read again is still what the token said.
+func (c *Claims) UnmarshalJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	var m map[string]any
+	if err := d.Decode(&m); err != nil {
+		return fmt.Errorf("claims: %w", err)
+	}
+	*c = m
+	return nil
 }
 
 // Verifier tells whose a CI token is.

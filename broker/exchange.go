@@ -1,0 +1,186 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Exchange buys credentials with a CI token, once. It reads top to bottom like
+// the table in docs/architecture.md: until the claim nothing is consumed, and
+// after it nothing is made that the journal does not know.
+//
+// Errors are [*Error]. Beside a [MintFailed] or [Conflict] the answer carries
+// the job session, which stays usable.
+func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer, error) {
+	answer := Answer{Request: r.ID, DryRun: r.DryRun}
+
+	id, err := b.verifier.Verify(ctx, token)
+	if err != nil {
+		return answer, b.refused(r, Identity{}, Decision{}, err)
+	}
+	answer.Decision, err = b.decide(ctx, id, r)
+	if err != nil || r.DryRun {
+		return answer, err
+	}
+	if err := b.admit(ctx, id, answer.Decision); err != nil {
+		return answer, b.refused(r, id, answer.Decision, err)
+	}
+	plan, err := b.plan(id, r, answer.Decision)
+	if err != nil {
+		return answer, b.refused(r, id, answer.Decision, err)
+	}
+	if err := b.startSession(plan); err != nil {
+		return answer, b.refused(r, id, answer.Decision, err)
+	}
+	if err := b.replay.Claim(ctx, Claim{Token: id.Token, IssuedAt: id.IssuedAt, Until: id.KeepUntil}); err != nil {
+		return answer, b.refused(r, id, answer.Decision, err)
+	}
+	// The token is spent. A client that hangs up now does not stop us half way.
+	ctx, done := b.detach(ctx)
+	defer done()
+	return b.issue(ctx, answer, plan)
+}
+
+// More buys further credentials with a job session. The request is decided
+// anew, from the claims of the session, against the policy of the moment.
+func (b *Broker) More(ctx context.Context, session Secret, r Request) (Answer, error) {
+	answer := Answer{Request: r.ID, DryRun: r.DryRun}
+
+	s, err := b.sessions.Session(ctx, SessionIDOf(session))
+	if err != nil {
+		return answer, b.refused(r, Identity{}, Decision{}, err)
+	}
+	answer.Session = s
+	if err := b.mints(s); err != nil {
+		return answer, b.refused(r, s.For, Decision{}, err)
+	}
+	answer.Decision, err = b.decide(ctx, s.For, r)
+	if err != nil || r.DryRun {
+		return answer, err
+	}
+	if err := b.admit(ctx, s.For, answer.Decision); err != nil {
+		return answer, b.refused(r, s.For, answer.Decision, err)
+	}
+	plan, err := b.plan(s.For, r, answer.Decision)
+	if err != nil {
+		return answer, b.refused(r, s.For, answer.Decision, err)
+	}
+	plan.bind(s, Secret{})
+	ctx, done := b.detach(ctx)
+	defer done()
+	return b.issue(ctx, answer, plan)
+}
+
+// decide asks the policy for all wants under one version. A denial never
+// consumes the token and never reaches a target.
+func (b *Broker) decide(ctx context.Context, id Identity, r Request) (Decision, error) {
+	if err := checkWants(r.Wants); err != nil {
+		return Decision{}, b.refused(r, id, Decision{}, err)
+	}
+	d, err := b.policy.Decide(id, r.Wants, b.now())
+	switch {
+	case err != nil:
+		err = asError(err, Internal, "the request could not be decided")
+		return Decision{Version: d.Version}, b.refused(r, id, Decision{Version: d.Version}, err)
+	case !d.Allowed, len(d.Permits) != len(r.Wants):
+		return d, b.denied(ctx, id, r, d)
+	}
+	return d, nil
+}
+
+// admit holds the limits that cost nothing to whoever is within them.
+func (b *Broker) admit(ctx context.Context, id Identity, d Decision) error {
+	if wait := b.rate.take(id.Place(), b.now()); wait > 0 {
+		return &Error{Code: RateLimited, Reason: "rate_limited", RetryAfter: wait,
+			Public: "this repository has made too many exchanges in the last minute; try again later"}
+	}
+	if err := b.journal.Healthy(); err != nil {
+		return &Error{Code: Unavailable, Reason: "journal", RetryAfter: retrySoon, Err: err,
+			Public: "the journal cannot be written, so nothing is issued"}
+	}
+	return b.roomFor(ctx, id, d)
+}
+
+// roomFor refuses before the token is spent what Open would refuse after it.
+// Open is what holds the caps exactly.
+func (b *Broker) roomFor(ctx context.Context, id Identity, d Decision) error {
+	if limit := b.limits.LivePerPlace; limit > 0 {
+		live, err := b.book.Live(ctx, LeaseFilter{Place: id.Place()})
+		if err != nil {
+			return asError(err, Unavailable, "the lease store cannot be read")
+		}
+		if live+len(d.Permits) > limit {
+			return tooManyLive("this repository")
+		}
+	}
+	for _, p := range d.Permits {
+		if p.Grant.MaxLive == 0 {
+			continue
+		}
+		live, err := b.book.Live(ctx, LeaseFilter{Grant: p.Grant.Name})
+		if err != nil {
+			return asError(err, Unavailable, "the lease store cannot be read")
+		}
+		if live >= p.Grant.MaxLive {
+			return tooManyLive("grant " + p.Grant.Name)
+		}
+	}
+	return nil
+}
+
+const retrySoon = 5 * time.Second
+
+func tooManyLive(of string) *Error {
+	return &Error{Code: RateLimited, Reason: "too_many_live", RetryAfter: retrySoon,
+		Public: of + " has as many live credentials as it may have; give some back or wait until they expire"}
+}
+
+// checkWants refuses what no policy could mean.
+func checkWants(wants []Want) error {
+	seen := make(map[string]bool, len(wants))
+	for _, w := range wants {
+		if w.Name == "" {
+			return fail(BadRequest, nil, "grants: a grant has no name")
+		}
+		if w.TTL < 0 {
+			return fail(BadRequest, nil, "grants: the ttl of a grant is negative")
+		}
+		if seen[w.Name] {
+			return fail(BadRequest, nil, "grants: a grant is asked for twice")
+		}
+		seen[w.Name] = true
+	}
+	return nil
+}
+
+// mints says why a session buys nothing, or nil.
+func (b *Broker) mints(s Session) error {
+	if s.Closing {
+		return ErrClosing
+	}
+	if !b.now().Before(s.Expires) {
+		return &Error{Code: SessionExpired, Public: "the job session has expired; extend it with a fresh CI token of the same job"}
+	}
+	return nil
+}
+
+// detach gives work that must not stop half way a deadline of its own.
+func (b *Broker) detach(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), b.mintTimeout)
+}
+
+// asError keeps an [*Error] and wraps everything else.
+func asError(err error, code Code, public string) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return &Error{Code: code, Public: public, Err: err, RetryAfter: retryOf(code)}
+}
+
+func retryOf(code Code) time.Duration {
+	if code == Unavailable {
+		return retrySoon
+	}
+	return 0
+}

@@ -1,0 +1,214 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What became of a lease that was to be taken back.
+const (
+	StateRevoked  = "revoked"  // the credential is gone
+	StateRevoking = "revoking" // it could not be taken back yet; it is tried until it is
+	StateExpires  = "expires"  // it cannot be taken back and ends by itself
+)
+
+// Outcome is what became of a lease that was to be taken back.
+type Outcome struct {
+	Lease Lease
+	State string
+}
+
+// Extend lets a job session mint on, with a fresh CI token of the same job.
+// The token is used once, like any other.
+func (b *Broker) Extend(ctx context.Context, session, token Secret, request string) (Session, error) {
+	r := Request{ID: request}
+	s, err := b.sessions.Session(ctx, SessionIDOf(session))
+	if err != nil {
+		return Session{}, b.refused(r, Identity{}, Decision{}, err)
+	}
+	if s.Closing {
+		return Session{}, b.refused(r, s.For, Decision{}, ErrClosing)
+	}
+	fresh, err := b.verifier.Verify(ctx, token)
+	if err != nil {
+		return Session{}, b.refused(r, s.For, Decision{}, err)
+	}
+	if !fresh.SameJob(s.For) {
+		return Session{}, b.refused(r, fresh, Decision{}, &Error{Code: Denied, Reason: "other_job",
+			Public: "the token is of another job than the session"})
+	}
+	if err := b.journal.Healthy(); err != nil {
+		return Session{}, b.refused(r, fresh, Decision{}, &Error{Code: Unavailable, Reason: "journal", RetryAfter: retrySoon, Err: err,
+			Public: "the journal cannot be written, so no session is extended"})
+	}
+	if err := b.replay.Claim(ctx, Claim{Token: fresh.Token, IssuedAt: fresh.IssuedAt, Until: fresh.KeepUntil}); err != nil {
+		return Session{}, b.refused(r, fresh, Decision{}, err)
+	}
+	ctx, done := b.detach(ctx)
+	defer done()
+	s.For, s.Expires = fresh, fresh.Expires
+	kept := s
+	kept.For = listedOnly(fresh)
+	rec := about(EventExtended, b.now(), request, fresh, "")
+	rec.Keep, rec.Claims, rec.Session = fresh.KeepUntil, kept.For.Claims, &kept
+	if err := b.journal.Append(ctx, rec); err != nil {
+		return Session{}, &Error{Code: Unavailable, Reason: "journal", RetryAfter: retrySoon, Err: err,
+			Public: "the journal could not be written, so the session was not extended"}
+	}
+	if err := b.sessions.Extend(ctx, s.ID, fresh, fresh.Expires); err != nil {
+		return Session{}, asError(err, Unavailable, "the session store cannot be written")
+	}
+	return s, nil
+}
+
+// Whoami tells a job session what it is and which leases it has.
+func (b *Broker) Whoami(ctx context.Context, session Secret) (Session, []Lease, error) {
+	s, err := b.sessions.Session(ctx, SessionIDOf(session))
+	if err != nil {
+		return Session{}, nil, asError(err, Unavailable, "the session store cannot be read")
+	}
+	leases, err := b.book.List(ctx, LeaseFilter{Session: s.ID})
+	if err != nil {
+		return Session{}, nil, asError(err, Unavailable, "the lease store cannot be read")
+	}
+	return s, leases, nil
+}
+
+// GiveBack ends a job session and takes back all it has. It does not wait for
+// the journal's health: taking back goes on where issuing stops.
+func (b *Broker) GiveBack(ctx context.Context, session Secret, request string) ([]Outcome, error) {
+	s, _, err := b.Whoami(ctx, session)
+	if err != nil {
+		return nil, err
+	}
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout+b.mintTimeout)
+	defer done()
+	if err := b.sessions.Shut(ctx, s.ID, b.now()); err != nil {
+		return nil, asError(err, Unavailable, "the session store cannot be written")
+	}
+	rec := about(EventShut, b.now(), request, s.For, "")
+	rec.Session = &Session{ID: s.ID, Closing: true}
+	b.tell(ctx, rec)
+	leases, err := b.book.List(ctx, LeaseFilter{Session: s.ID})
+	if err != nil {
+		return nil, asError(err, Unavailable, "the lease store cannot be read; what the session has is taken back shortly")
+	}
+	outcomes := make([]Outcome, 0, len(leases))
+	for _, l := range leases {
+		if l.State == LeasePending { // its mint is under way elsewhere and fails at Activate, or is swept
+			outcomes = append(outcomes, Outcome{l, StateRevoking})
+			continue
+		}
+		outcomes = append(outcomes, b.revoke(ctx, l, request, "given_back"))
+	}
+	return outcomes, nil
+}
+
+// GiveBackLease takes back one lease of the session's own. A lease of somebody
+// else is as unknown as one that never was.
+func (b *Broker) GiveBackLease(ctx context.Context, session Secret, id LeaseID, request string) (Outcome, error) {
+	sid := SessionIDOf(session)
+	if _, err := b.sessions.Session(ctx, sid); err != nil {
+		return Outcome{}, asError(err, Unavailable, "the session store cannot be read")
+	}
+	l, err := b.book.Lease(ctx, id)
+	if err != nil {
+		return Outcome{}, asError(err, Unavailable, "the lease store cannot be read")
+	}
+	if l.Session != sid {
+		return Outcome{}, ErrNoLease
+	}
+	return b.revoke(ctx, l, request, "given_back"), nil
+}
+
+// Leases lists leases for an operator, oldest first.
+func (b *Broker) Leases(ctx context.Context, f LeaseFilter) ([]Lease, error) {
+	return b.book.List(ctx, f)
+}
+
+// RevokeLease takes back one lease by an operator's word; by says whose.
+func (b *Broker) RevokeLease(ctx context.Context, id LeaseID, request, by string) (Outcome, error) {
+	l, err := b.book.Lease(ctx, id)
+	if err != nil {
+		return Outcome{}, asError(err, Unavailable, "the lease store cannot be read")
+	}
+	b.tell(ctx, Record{Event: EventOperator, At: b.now(), Request: request, Leases: []Lease{l}, Reason: "revoke", Detail: by})
+	return b.revoke(ctx, l, request, "operator"), nil
+}
+
+// revoke takes one credential back and keeps the books: closed when it is
+// gone, postponed when it is not.
+func (b *Broker) revoke(ctx context.Context, l Lease, request, why string) Outcome {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
+	defer done()
+	err := b.takeBack(ctx, l)
+	if errors.Is(err, ErrExpiresOnly) {
+		if b.now().Before(l.NotAfter) {
+			b.keepUntilExpiry(ctx, l)
+			return Outcome{l, StateExpires}
+		}
+		err, why = nil, "expired"
+	}
+	if err != nil {
+		b.postpone(ctx, l, err)
+		return Outcome{l, StateRevoking}
+	}
+	if err := b.leases.Close(ctx, l.ID); err != nil {
+		b.log.Warn("credential is gone, but its lease could not be closed; it is tried again", "lease", l.ID, "err", err)
+	}
+	b.stuck.freed(l.ID)
+	b.tell(ctx, Record{Event: EventRevoked, At: b.now(), Request: request, Issuer: l.Issuer, Leases: []Lease{l}, Reason: why})
+	return Outcome{l, StateRevoked}
+}
+
+// takeBack asks the target, and counts.
+func (b *Broker) takeBack(ctx context.Context, l Lease) error {
+	minter, ok := b.targets[l.Grant.Target]
+	if !ok {
+		return fmt.Errorf("target %q is not configured any more; put it back with retired: true", l.Grant.Target)
+	}
+	err := minter.Revoke(ctx, l)
+	switch {
+	case err == nil:
+		b.meter.Revoked(l.Grant.Kind, "ok")
+	case !errors.Is(err, ErrExpiresOnly):
+		b.meter.Revoked(l.Grant.Kind, "failed")
+	}
+	return err
+}
+
+// keepUntilExpiry leaves a credential that cannot be revoked on the books, so
+// that it is counted and seen until it ends.
+func (b *Broker) keepUntilExpiry(ctx context.Context, l Lease) {
+	l.State, l.Due = LeaseRevoking, l.NotAfter
+	if err := b.leases.Postpone(ctx, l); err != nil {
+		b.log.Warn("lease could not be postponed", "lease", l.ID, "err", err)
+	}
+}
+
+// postpone puts a failed revocation off, for ever longer up to maxBackoff, and
+// never gives up. Every doubling of attempts is journalled.
+func (b *Broker) postpone(ctx context.Context, l Lease, cause error) {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer done()
+	l.State, l.Attempts, l.LastErr = LeaseRevoking, l.Attempts+1, clip(cause.Error(), 500)
+	l.Due = b.now().Add(b.backoff(l.Attempts))
+	b.stuck.held(l.ID, l.NotAfter)
+	b.log.Warn("credential could not be taken back; it is tried again",
+		"lease", l.ID, "handle", l.Handle, "target", l.Grant.Target, "attempts", l.Attempts, "next", l.Due, "err", cause)
+	if err := b.leases.Postpone(ctx, l); err != nil {
+		b.log.Warn("lease could not be postponed", "lease", l.ID, "err", err)
+	}
+	if l.Attempts&(l.Attempts-1) == 0 {
+		b.tell(ctx, Record{Event: EventUnrevoked, At: b.now(), Leases: []Lease{l}, Reason: "revoke_failed", Detail: l.LastErr})
+	}
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}
