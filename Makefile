@@ -1,0 +1,70 @@
+# Two targets are all a newcomer needs: demo and test.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GO ?= go
+STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BINARIES := bin/daypassd bin/daypass bin/fakeci
+
+# These start real servers; `make check` leaves them to `make test`.
+SERVER_TESTS := /broker/replay$$|/broker/lease$$|/broker/mint/postgres$$|/broker/brokertest/servers$$|/cmd/daypassd$$
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## one CI job end to end on this machine: PostgreSQL, a toy CI provider, the broker
+	@deploy/dev/need.sh postgres
+	@$(GO) run ./deploy/demo --bin bin
+
+.PHONY: test
+test: ## everything: vet, staticcheck, unit and integration tests against real servers, with -race
+	@deploy/dev/need.sh cc redis postgres
+	@$(MAKE) --no-print-directory lint
+	$(GO) test -race -timeout 15m ./...
+
+.PHONY: check
+check: lint ## the fast part of test: no servers, no race detector, under a minute
+	$(GO) test $$($(GO) list ./... | grep -Ev '$(SERVER_TESTS)')
+
+.PHONY: lint
+lint: ## formatting, vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	  if [ -n "$$unformatted" ]; then echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+
+.PHONY: build
+build: ## bin/daypassd, bin/daypass, bin/fakeci
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: bench
+bench: ## one exchange in process and over HTTP, verification, decisions, the journal; with allocations
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: soak
+soak: ## the long versions of the storms and crash tests
+	@deploy/dev/need.sh cc redis postgres
+	DAYPASS_SOAK=1 $(GO) test -race -timeout 85m ./...
+
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (30s) each
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; done
+
+.PHONY: golden
+golden: ## rewrite the golden files from what the code says now; review the diff
+	@for pkg in $$($(GO) list -f '{{.Dir}}' ./...); do \
+	  if grep -qs 'flag.Bool("update"' "$$pkg"/*_test.go; then $(GO) test "$$pkg" -update || exit 1; fi; done
+	@git status --short
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
