@@ -1,0 +1,48 @@
+package daypass
+
+import (
+	"encoding/pem"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestACertificateOfOnesOwnIsTrustedOnlyWhenNamed(t *testing.T) {
+	b := orders()
+	srv := httptest.NewTLSServer(b)
+	defer srv.Close()
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	if err := os.WriteFile(path, cert, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set := map[string]string{"DAYPASS_URL": srv.URL, "DAYPASS_ID_TOKEN": "ci"}
+	c, err := FromEnv(env(set))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if _, err := c.Exchange(t.Context(), want); CodeOf(err) != NoAnswer || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("an unknown certificate: %v", err)
+	}
+	if took := time.Since(start); took > 200*time.Millisecond {
+		t.Errorf("took %v: a certificate does not get better by retrying", took)
+	}
+	set["DAYPASS_CACERT"] = path
+	c, err = FromEnv(env(set))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Exchange(t.Context(), want); err != nil {
+		t.Errorf("a certificate that was named: %v", err)
+	}
+	for _, bad := range []string{filepath.Join(t.TempDir(), "absent"), "tls_test.go"} {
+		set["DAYPASS_CACERT"] = bad
+		if _, err := FromEnv(env(set)); err == nil {
+			t.Errorf("%s was taken for certificates", bad)
+		}
+	}
+}
