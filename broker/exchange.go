@@ -15,7 +15,7 @@ import (
 func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer, error) {
 	answer := Answer{Request: r.ID, DryRun: r.DryRun}
 
-	id, err := b.verifier.Verify(ctx, token)
+	id, err := b.verify(ctx, token)
 	if err != nil {
 		return answer, b.refused(r, Identity{}, Decision{}, err)
 	}
@@ -33,7 +33,7 @@ func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer,
 	if err := b.startSession(plan); err != nil {
 		return answer, b.refused(r, id, answer.Decision, err)
 	}
-	if err := b.replay.Claim(ctx, Claim{Token: id.Token, IssuedAt: id.IssuedAt, Until: id.KeepUntil}); err != nil {
+	if err := b.claim(ctx, id); err != nil {
 		return answer, b.refused(r, id, answer.Decision, err)
 	}
 	// The token is spent. A client that hangs up now does not stop us half way.
@@ -47,7 +47,7 @@ func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer,
 func (b *Broker) More(ctx context.Context, session Secret, r Request) (Answer, error) {
 	answer := Answer{Request: r.ID, DryRun: r.DryRun}
 
-	s, err := b.sessions.Session(ctx, SessionIDOf(session))
+	s, err := b.session(ctx, session)
 	if err != nil {
 		return answer, b.refused(r, Identity{}, Decision{}, err)
 	}
@@ -83,10 +83,56 @@ func (b *Broker) decide(ctx context.Context, id Identity, r Request) (Decision, 
 	case err != nil:
 		err = asError(err, Internal, "the request could not be decided")
 		return Decision{Version: d.Version}, b.refused(r, id, Decision{Version: d.Version}, err)
-	case !d.Allowed, len(d.Permits) != len(r.Wants):
+	case !d.Allowed:
 		return d, b.denied(ctx, id, r, d)
+	case !permits(d, r.Wants):
+		return d, b.refused(r, id, d, fail(Internal, nil, "the request could not be decided"))
 	}
 	return d, nil
+}
+
+// permits reports whether a decision answers what was asked, and no more.
+func permits(d Decision, wants []Want) bool {
+	if len(d.Permits) != len(wants) {
+		return false
+	}
+	for i, p := range d.Permits {
+		if p.Grant.Name != wants[i].Name || (wants[i].TTL > 0 && p.TTL > wants[i].TTL) {
+			return false
+		}
+	}
+	return true
+}
+
+// verify asks whose a token is, and does not take an answer that replay
+// protection could not work with.
+func (b *Broker) verify(ctx context.Context, token Secret) (Identity, error) {
+	id, err := b.verifier.Verify(ctx, token)
+	if err != nil {
+		return Identity{}, err
+	}
+	if id.Token.IsZero() || id.Issuer == "" || id.KeepUntil.Before(id.Expires) {
+		return Identity{}, fail(Internal, nil, "the token could not be verified")
+	}
+	return id, nil
+}
+
+// claim spends a token. Whatever is not a clear yes is a no.
+func (b *Broker) claim(ctx context.Context, id Identity) error {
+	err := b.replay.Claim(ctx, Claim{Token: id.Token, IssuedAt: id.IssuedAt, Until: id.KeepUntil})
+	if err != nil {
+		return asError(err, Unavailable, "it could not be made sure that the token is used once")
+	}
+	return nil
+}
+
+// session finds the job session of a token.
+func (b *Broker) session(ctx context.Context, token Secret) (Session, error) {
+	s, err := b.sessions.Session(ctx, SessionIDOf(token))
+	if err != nil {
+		return Session{}, asError(err, Unavailable, "the session store cannot be read")
+	}
+	return s, nil
 }
 
 // admit holds the limits that cost nothing to whoever is within them.

@@ -66,13 +66,15 @@ func NewHandle(deployment string, notAfter time.Time, lease LeaseID) (Handle, er
 		return "", fmt.Errorf("handle: no lease id")
 	}
 	sum := sha256.Sum256([]byte("daypass handle\x00" + string(lease)))
-	h := Handle(fmt.Sprintf("dp_%s_%06s_%s", deployment,
-		strconv.FormatInt(notAfter.Unix(), 36), lower32.EncodeToString(sum[:])[:12]))
+	h := Handle(fmt.Sprintf("dp_%s_%s_%s", deployment, expiryText(notAfter.Unix()), lower32.EncodeToString(sum[:])[:12]))
 	if !handleRE.MatchString(string(h)) {
 		return "", fmt.Errorf("handle: expiry %s cannot be named", notAfter.UTC().Format(time.RFC3339))
 	}
 	return h, nil
 }
+
+// expiryText writes an expiry as names carry it. There is one way to write each.
+func expiryText(unix int64) string { return fmt.Sprintf("%06s", strconv.FormatInt(unix, 36)) }
 
 // ParseHandle reads a name found in a target. It is ours only if it matches in
 // full and names this deployment.
@@ -82,7 +84,7 @@ func ParseHandle(deployment, name string) (Handle, time.Time, bool) {
 		return "", time.Time{}, false
 	}
 	unix, err := strconv.ParseInt(m[2], 36, 64)
-	if err != nil {
+	if err != nil || expiryText(unix) != m[2] {
 		return "", time.Time{}, false
 	}
 	return Handle(name), time.Unix(unix, 0), true

@@ -120,7 +120,10 @@ func (c Claims) Lookup(key string) (any, bool) {
 	}
 	var at any = map[string]any(c)
 	for part := range strings.SplitSeq(key[1:], "/") {
-		part = strings.ReplaceAll(strings.ReplaceAll(part, "~1", "/"), "~0", "~")
+		part, ok := unescapePointer(part)
+		if !ok {
+			return nil, false
+		}
 		switch node := at.(type) {
 		case map[string]any:
 			v, ok := node[part]
@@ -139,6 +142,22 @@ func (c Claims) Lookup(key string) (any, bool) {
 		}
 	}
 	return at, true
+}
+
+// unescapePointer undoes ~1 and ~0; any other use of ~ is an error (RFC 6901,
+// section 3).
+func unescapePointer(part string) (string, bool) {
+	for i := strings.IndexByte(part, '~'); i >= 0; {
+		if i+1 == len(part) || (part[i+1] != '0' && part[i+1] != '1') {
+			return "", false
+		}
+		next := strings.IndexByte(part[i+2:], '~')
+		if next < 0 {
+			break
+		}
+		i += 2 + next
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(part, "~1", "/"), "~0", "~"), true
 }
 
 // UnmarshalJSON keeps numbers as [json.Number]: a claim that was stored and

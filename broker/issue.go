@@ -86,32 +86,32 @@ func (b *Broker) planOne(id Identity, r Request, permit Permit, now time.Time) (
 // they were issued; whatever fails in between is taken back by handle.
 func (b *Broker) issue(ctx context.Context, answer Answer, p *plan) (Answer, error) {
 	if err := b.journal.Append(ctx, p.record(EventIntent, b.now())); err != nil {
-		return answer, b.failed(p, "journal_intent", &Error{Code: Unavailable, Err: err,
+		return answer, b.failed(p, &Error{Code: Unavailable, Reason: "journal_intent", Err: err,
 			Public: "the journal could not be written, so nothing was issued"})
 	}
 	if !p.token.IsZero() {
 		if err := b.sessions.Start(ctx, p.session); err != nil {
 			b.undo(ctx, p, 0, "session_start")
-			return answer, b.failed(p, "session_start", asError(err, Unavailable, "the session store cannot be written"))
+			return answer, b.failed(p, asError(err, Unavailable, "the session store cannot be written"))
 		}
 	}
 	answer.Session, answer.Token = p.session, p.token // whatever fails below, the session stays usable
 	if err := b.open(ctx, p); err != nil {
 		b.undo(ctx, p, 0, "lease_open")
-		return answer, b.failed(p, ReasonOf(err), asError(err, Unavailable, "the lease store cannot be written"))
+		return answer, b.failed(p, asError(err, Unavailable, "the lease store cannot be written"))
 	}
 	made, err := b.mintAll(ctx, p)
 	if err != nil {
 		b.undo(ctx, p, len(made)+1, "mint")
-		return answer, b.failed(p, "mint_failed", err)
+		return answer, b.failed(p, asError(err, MintFailed, "nothing was issued"))
 	}
 	if err := b.activate(ctx, p, made); err != nil {
 		b.undo(ctx, p, len(made), "activate")
-		return answer, b.failed(p, ReasonOf(err), asError(err, Unavailable, "the lease store cannot be written"))
+		return answer, b.failed(p, asError(err, Unavailable, "the lease store cannot be written"))
 	}
 	if err := b.journal.Append(ctx, p.record(EventIssued, b.now())); err != nil {
 		b.undo(ctx, p, len(made), "journal_issued")
-		return answer, b.failed(p, "journal_issued", &Error{Code: Unavailable, Err: err,
+		return answer, b.failed(p, &Error{Code: Unavailable, Reason: "journal_issued", Err: err,
 			Public: "the journal could not be written, so what was made is taken back"})
 	}
 	for i, c := range made {

@@ -48,7 +48,7 @@ func (l *rateLimit) take(place string, now time.Time) time.Duration {
 	b.at = now
 	if b.left < 1 {
 		l.places[place] = b
-		return time.Duration((1 - b.left) / float64(l.perMinute) * float64(time.Minute))
+		return 1 + time.Duration((1-b.left)/float64(l.perMinute)*float64(time.Minute)) // never 0, which means now
 	}
 	b.left--
 	l.places[place] = b

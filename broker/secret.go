@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"log/slog"
 )
@@ -15,20 +16,33 @@ const redacted = "[redacted]"
 // finds every place where a secret leaves.
 //
 // The zero Secret is empty. Secrets are immutable and safe for concurrent use.
-type Secret struct{ v string }
+// Compare them with [Secret.Equal]: == compares addresses.
+type Secret struct {
+	v *string // behind a pointer, since fmt looks into unexported fields without asking us
+}
 
 // NewSecret wraps a value that must not be seen.
-func NewSecret(v string) Secret { return Secret{v} }
+func NewSecret(v string) Secret {
+	if v == "" {
+		return Secret{}
+	}
+	return Secret{&v}
+}
 
 // Reveal returns the value in clear.
-func (s Secret) Reveal() string { return s.v }
+func (s Secret) Reveal() string {
+	if s.v == nil {
+		return ""
+	}
+	return *s.v
+}
 
 // IsZero reports whether the secret is empty.
-func (s Secret) IsZero() bool { return s.v == "" }
+func (s Secret) IsZero() bool { return s.v == nil }
 
 // Equal compares in time that depends on the length only.
 func (s Secret) Equal(o Secret) bool {
-	return subtle.ConstantTimeCompare([]byte(s.v), []byte(o.v)) == 1
+	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(o.Reveal())) == 1
 }
 
 // String implements [fmt.Stringer] and never shows the value.
@@ -49,7 +63,7 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
 // GobEncode refuses: a secret is not to be stored.
-func (s Secret) GobEncode() ([]byte, error) { return []byte(redacted), nil }
+func (s Secret) GobEncode() ([]byte, error) { return nil, errors.New("a secret is not to be stored") }
 
 // SecretSource is where an admin credential comes from: an environment
 // variable, a file, a secret store. Implementations are safe for concurrent

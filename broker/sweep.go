@@ -1,9 +1,11 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -49,14 +51,17 @@ func (b *Broker) every(ctx context.Context, d time.Duration, do func()) {
 // knows. Brokers need no leader for it: all of it is idempotent. It reports
 // whether more may be due than one pass took up.
 func (b *Broker) SweepTarget(ctx context.Context, target string) (more bool) {
-	due, err := b.book.Due(ctx, target, b.now(), sweepBatch)
+	due, err := b.due(ctx, target)
 	if err != nil {
 		b.quietly(ctx, "due leases cannot be read", target, err)
 	}
+	// What was never tried goes first: leases that fail for ever must not hold
+	// up one that has just expired.
+	slices.SortStableFunc(due, func(x, y Lease) int { return cmp.Compare(min(x.Attempts, 1), min(y.Attempts, 1)) })
 	failures := 0
 	for _, l := range due {
 		if ctx.Err() != nil || failures >= giveUpPass {
-			return false
+			break
 		}
 		if b.revoke(ctx, l, "", sweepReason(l)).State == StateRevoking {
 			failures++
@@ -66,6 +71,14 @@ func (b *Broker) SweepTarget(ctx context.Context, target string) (more bool) {
 	}
 	b.dropOrphans(ctx, target)
 	return len(due) == sweepBatch && failures == 0
+}
+
+// due bounds the wait for the store: one that hangs must not end a sweeper's
+// loop.
+func (b *Broker) due(ctx context.Context, target string) ([]Lease, error) {
+	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
+	defer done()
+	return b.book.Due(ctx, target, b.now(), sweepBatch)
 }
 
 func sweepReason(l Lease) string {
@@ -79,19 +92,14 @@ func sweepReason(l Lease) string {
 	}
 }
 
-// dropOrphans makes promise 1 hold even where our books were lost: the target
-// knows what is ours by name, and by its own clock what is overdue.
+// dropOrphans makes promise 1 hold even where our books were lost, or our clock
+// is slow: the target knows what is ours by name, and by its own clock what is
+// overdue.
 func (b *Broker) dropOrphans(ctx context.Context, target string) {
-	held, err := b.targets[target].Held(ctx)
+	overdue, err := b.overdue(ctx, target)
 	if err != nil {
 		b.quietly(ctx, "target cannot be listed", target, err)
 		return
-	}
-	var overdue []Held
-	for _, h := range held {
-		if h.Overdue {
-			overdue = append(overdue, h)
-		}
 	}
 	if len(overdue) == 0 {
 		return
@@ -101,24 +109,48 @@ func (b *Broker) dropOrphans(ctx context.Context, target string) {
 		b.quietly(ctx, "leases cannot be listed; overdue credentials are dropped all the same", target, err)
 	}
 	failures := 0
-	for _, h := range overdue[:min(len(overdue), sweepBatch)] {
-		if known[h.Handle] {
-			continue // its lease is due and has its own back-off
-		}
+	for _, h := range overdue {
 		if failures >= giveUpPass || ctx.Err() != nil {
 			return
 		}
-		if !b.dropOrphan(ctx, target, h) {
+		l, leased := known[h.Handle]
+		gone := true
+		switch {
+		case leased && l.State == LeaseRevoking: // it has its own back-off
+		case leased:
+			gone = b.revoke(ctx, l, "", "expired").State != StateRevoking
+		default:
+			gone = b.dropOrphan(ctx, target, h)
+		}
+		if gone {
+			failures = 0
+		} else {
 			failures++
 		}
 	}
 }
 
-func (b *Broker) knownHandles(ctx context.Context, target string) (map[Handle]bool, error) {
+// overdue lists what a target holds of ours past its expiry, in random order,
+// so that what cannot be dropped does not stand before the rest for ever.
+func (b *Broker) overdue(ctx context.Context, target string) ([]Held, error) {
+	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
+	defer done()
+	held, err := b.targets[target].Held(ctx)
+	if err != nil {
+		return nil, err
+	}
+	held = slices.DeleteFunc(held, func(h Held) bool { return !h.Overdue })
+	rand.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
+	return held, nil
+}
+
+func (b *Broker) knownHandles(ctx context.Context, target string) (map[Handle]Lease, error) {
+	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
+	defer done()
 	leases, err := b.book.List(ctx, LeaseFilter{Target: target})
-	known := make(map[Handle]bool, len(leases))
+	known := make(map[Handle]Lease, len(leases))
 	for _, l := range leases {
-		known[l.Handle] = true
+		known[l.Handle] = l
 	}
 	return known, err
 }
@@ -145,6 +177,8 @@ func (b *Broker) quietly(ctx context.Context, what, target string, err error) {
 // report tells the meter how many leases live and how long the most overdue
 // one has been waiting.
 func (b *Broker) report(ctx context.Context) {
+	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
+	defer done()
 	live, err := b.book.Live(ctx, LeaseFilter{})
 	if err != nil {
 		b.quietly(ctx, "leases cannot be counted", "", err)

@@ -24,14 +24,14 @@ type Outcome struct {
 // The token is used once, like any other.
 func (b *Broker) Extend(ctx context.Context, session, token Secret, request string) (Session, error) {
 	r := Request{ID: request}
-	s, err := b.sessions.Session(ctx, SessionIDOf(session))
+	s, err := b.session(ctx, session)
 	if err != nil {
 		return Session{}, b.refused(r, Identity{}, Decision{}, err)
 	}
 	if s.Closing {
 		return Session{}, b.refused(r, s.For, Decision{}, ErrClosing)
 	}
-	fresh, err := b.verifier.Verify(ctx, token)
+	fresh, err := b.verify(ctx, token)
 	if err != nil {
 		return Session{}, b.refused(r, s.For, Decision{}, err)
 	}
@@ -43,7 +43,11 @@ func (b *Broker) Extend(ctx context.Context, session, token Secret, request stri
 		return Session{}, b.refused(r, fresh, Decision{}, &Error{Code: Unavailable, Reason: "journal", RetryAfter: retrySoon, Err: err,
 			Public: "the journal cannot be written, so no session is extended"})
 	}
-	if err := b.replay.Claim(ctx, Claim{Token: fresh.Token, IssuedAt: fresh.IssuedAt, Until: fresh.KeepUntil}); err != nil {
+	if !fresh.Expires.After(s.Expires) {
+		return Session{}, b.refused(r, fresh, Decision{}, &Error{Code: BadRequest, Reason: "not_longer",
+			Public: "the token expires no later than the session does; it was not used"})
+	}
+	if err := b.claim(ctx, fresh); err != nil {
 		return Session{}, b.refused(r, fresh, Decision{}, err)
 	}
 	ctx, done := b.detach(ctx)
@@ -65,9 +69,9 @@ func (b *Broker) Extend(ctx context.Context, session, token Secret, request stri
 
 // Whoami tells a job session what it is and which leases it has.
 func (b *Broker) Whoami(ctx context.Context, session Secret) (Session, []Lease, error) {
-	s, err := b.sessions.Session(ctx, SessionIDOf(session))
+	s, err := b.session(ctx, session)
 	if err != nil {
-		return Session{}, nil, asError(err, Unavailable, "the session store cannot be read")
+		return Session{}, nil, err
 	}
 	leases, err := b.book.List(ctx, LeaseFilter{Session: s.ID})
 	if err != nil {
@@ -79,7 +83,7 @@ func (b *Broker) Whoami(ctx context.Context, session Secret) (Session, []Lease, 
 // GiveBack ends a job session and takes back all it has. It does not wait for
 // the journal's health: taking back goes on where issuing stops.
 func (b *Broker) GiveBack(ctx context.Context, session Secret, request string) ([]Outcome, error) {
-	s, _, err := b.Whoami(ctx, session)
+	s, err := b.session(ctx, session)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +101,9 @@ func (b *Broker) GiveBack(ctx context.Context, session Secret, request string) (
 	}
 	outcomes := make([]Outcome, 0, len(leases))
 	for _, l := range leases {
-		if l.State == LeasePending { // its mint is under way elsewhere and fails at Activate, or is swept
+		// A pending lease's mint is under way elsewhere, and fails at Activate.
+		// What there is no time left for is due already: a sweeper has it.
+		if l.State == LeasePending || ctx.Err() != nil {
 			outcomes = append(outcomes, Outcome{l, StateRevoking})
 			continue
 		}
@@ -109,15 +115,15 @@ func (b *Broker) GiveBack(ctx context.Context, session Secret, request string) (
 // GiveBackLease takes back one lease of the session's own. A lease of somebody
 // else is as unknown as one that never was.
 func (b *Broker) GiveBackLease(ctx context.Context, session Secret, id LeaseID, request string) (Outcome, error) {
-	sid := SessionIDOf(session)
-	if _, err := b.sessions.Session(ctx, sid); err != nil {
-		return Outcome{}, asError(err, Unavailable, "the session store cannot be read")
+	s, err := b.session(ctx, session)
+	if err != nil {
+		return Outcome{}, err
 	}
 	l, err := b.book.Lease(ctx, id)
 	if err != nil {
 		return Outcome{}, asError(err, Unavailable, "the lease store cannot be read")
 	}
-	if l.Session != sid {
+	if l.Session != s.ID {
 		return Outcome{}, ErrNoLease
 	}
 	return b.revoke(ctx, l, request, "given_back"), nil
@@ -125,7 +131,11 @@ func (b *Broker) GiveBackLease(ctx context.Context, session Secret, id LeaseID, 
 
 // Leases lists leases for an operator, oldest first.
 func (b *Broker) Leases(ctx context.Context, f LeaseFilter) ([]Lease, error) {
-	return b.book.List(ctx, f)
+	leases, err := b.book.List(ctx, f)
+	if err != nil {
+		return nil, asError(err, Unavailable, "the lease store cannot be read")
+	}
+	return leases, nil
 }
 
 // RevokeLease takes back one lease by an operator's word; by says whose.
@@ -157,6 +167,7 @@ func (b *Broker) revoke(ctx context.Context, l Lease, request, why string) Outco
 	}
 	if err := b.leases.Close(ctx, l.ID); err != nil {
 		b.log.Warn("credential is gone, but its lease could not be closed; it is tried again", "lease", l.ID, "err", err)
+		return Outcome{l, StateRevoking}
 	}
 	b.stuck.freed(l.ID)
 	b.tell(ctx, Record{Event: EventRevoked, At: b.now(), Request: request, Issuer: l.Issuer, Leases: []Lease{l}, Reason: why})

@@ -2,7 +2,7 @@ package broker
 
 import (
 	"context"
-	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -22,25 +22,13 @@ func about(e Event, at time.Time, request string, id Identity, version string) R
 // the journal. A name that ends in * lists every claim that begins so.
 func listedOnly(id Identity) Identity {
 	kept := Claims{}
-	for _, name := range id.Listed {
-		if prefix, ok := strings.CutSuffix(name, "*"); ok {
-			maps.Copy(kept, claimsWith(id.Claims, prefix))
-		} else if v, ok := id.Claims[name]; ok {
+	for name, v := range id.Claims {
+		if isListed(name, id.Listed) && !strings.HasPrefix(name, "/") {
 			kept[name] = v
 		}
 	}
 	id.Claims = kept
 	return id
-}
-
-func claimsWith(c Claims, prefix string) Claims {
-	found := Claims{}
-	for name, v := range c {
-		if strings.HasPrefix(name, prefix) {
-			found[name] = v
-		}
-	}
-	return found
 }
 
 // refused counts and journals a request that got no further, and returns err
@@ -60,32 +48,65 @@ func (b *Broker) refused(r Request, id Identity, d Decision, err error) error {
 // denied journals policy's no. A caller whose pinned ids match a rule is
 // somebody whose denials are each worth a record; strangers are counted.
 func (b *Broker) denied(ctx context.Context, id Identity, r Request, d Decision) error {
-	e := &Error{Code: Denied, Denials: d.Denials,
-		Public: "policy does not give this job what it asks for"}
-	if !d.Known {
-		e.Reason = "denied_stranger"
-	}
-	b.meter.Exchanged(id.Issuer, ReasonOf(e))
+	e := &Error{Code: Denied, Public: "policy does not give this job what it asks for"}
 	rec := about(EventDenied, b.now(), r.ID, id, d.Version)
-	rec.Reason, rec.Grants, rec.Denials = ReasonOf(e), d.Denied, d.Denials
 	if !d.Known {
-		rec.Grants = nil // a stranger's words
-		b.journal.Note(rec)
+		e.Reason, rec.Reason = "denied_stranger", "denied_stranger"
+		b.meter.Exchanged(id.Issuer, e.Reason)
+		b.journal.Note(rec) // without a stranger's words
 		return e
 	}
+	e.Denials = d.Denials
+	rec.Reason, rec.Grants, rec.Denials = ReasonOf(e), d.Denied, listedDenials(d.Denials, id.Listed)
 	rec.Claims = listedOnly(id).Claims
+	b.meter.Exchanged(id.Issuer, ReasonOf(e))
 	b.tell(ctx, rec)
 	return e
 }
 
+// listedDenials are denials without the values of claims that the journal must
+// not hold.
+func listedDenials(denials []Denial, listed []string) []Denial {
+	kept := make([]Denial, len(denials))
+	for i, d := range denials {
+		kept[i] = d
+		kept[i].Failed = slices.Clone(d.Failed)
+		for j, m := range kept[i].Failed {
+			if m.Saw != nil && !isListed(m.Claim, listed) {
+				kept[i].Failed[j].Saw = redacted
+			}
+		}
+	}
+	return kept
+}
+
+// isListed reports whether a claim, or the one that a JSON Pointer begins
+// with, is listed for the journal.
+func isListed(claim string, listed []string) bool {
+	if pointer, ok := strings.CutPrefix(claim, "/"); ok {
+		claim, _, _ = strings.Cut(pointer, "/")
+		claim, _ = unescapePointer(claim)
+	}
+	return slices.ContainsFunc(listed, func(name string) bool {
+		prefix, open := strings.CutSuffix(name, "*")
+		return claim == name || (open && strings.HasPrefix(claim, prefix))
+	})
+}
+
 // failed counts a request that failed after its token was spent. What was done
 // about it is in the journal already, or the journal is what failed.
-func (b *Broker) failed(p *plan, reason string, err error) error {
-	e := asError(err, Internal, "something went wrong on our side")
-	b.meter.Exchanged(p.id.Issuer, reason)
+//
+// Where a token was spent the same request will not help, whatever the code
+// says: the client needs a fresh token, or goes on with its job session.
+func (b *Broker) failed(p *plan, err *Error) error {
+	e := *err
+	if !p.token.IsZero() {
+		e.RetryAfter = 0
+	}
+	b.meter.Exchanged(p.id.Issuer, ReasonOf(&e))
 	b.log.Error("exchange failed after the token was spent",
-		"request", p.request.ID, "issuer", p.id.Issuer, "reason", reason, "err", e)
-	return e
+		"request", p.request.ID, "issuer", p.id.Issuer, "reason", ReasonOf(&e), "err", &e)
+	return &e
 }
 
 // tell journals what has happened already: if that fails, it has still
