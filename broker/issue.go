@@ -179,7 +179,8 @@ func (b *Broker) undo(ctx context.Context, p *plan, n int, reason string) {
 			}
 		}
 		if err := b.leases.Close(ctx, l.ID); err != nil {
-			b.log.Warn("lease could not be closed; the sweeper will", "lease", l.ID, "err", err)
+			b.postpone(ctx, l, err)
+			continue
 		}
 		gone = append(gone, l)
 	}

@@ -114,9 +114,10 @@ func (b *Broker) dropOrphans(ctx context.Context, target string) {
 			return
 		}
 		l, leased := known[h.Handle]
-		gone := true
+		var gone bool
 		switch {
 		case leased && l.State == LeaseRevoking: // it has its own back-off
+			continue
 		case leased:
 			gone = b.revoke(ctx, l, "", "expired").State != StateRevoking
 		default:

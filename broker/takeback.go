@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -166,7 +167,7 @@ func (b *Broker) revoke(ctx context.Context, l Lease, request, why string) Outco
 		return Outcome{l, StateRevoking}
 	}
 	if err := b.leases.Close(ctx, l.ID); err != nil {
-		b.log.Warn("credential is gone, but its lease could not be closed; it is tried again", "lease", l.ID, "err", err)
+		b.postpone(ctx, l, fmt.Errorf("the credential is gone, but its lease could not be closed: %w", err))
 		return Outcome{l, StateRevoking}
 	}
 	b.stuck.freed(l.ID)
@@ -219,7 +220,7 @@ func (b *Broker) postpone(ctx context.Context, l Lease, cause error) {
 
 func clip(s string, n int) string {
 	if len(s) > n {
-		return s[:n]
+		return strings.ToValidUTF8(s[:n], "")
 	}
 	return s
 }
