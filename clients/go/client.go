@@ -172,7 +172,7 @@ func (c *Client) withToken(ctx context.Context, use func(context.Context, Secret
 	err := c.retry.run(ctx, mode, func(ctx context.Context) error {
 		token, err := c.source.Token(ctx, c.audience)
 		if err != nil {
-			return fmt.Errorf("get a CI token: %w", err)
+			return &sourceError{err}
 		}
 		before, last = last, use(ctx, token)
 		return last

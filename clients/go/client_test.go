@@ -249,6 +249,21 @@ func TestASessionGoesItsWholeWay(t *testing.T) {
 	}
 }
 
+func TestWhereTheBrokerDoesNotSayEverythingIsSensitive(t *testing.T) {
+	b := orders()
+	b.Grant("odd", daypasstest.Credential{Fields: map[string]string{"a": "1st"}, Env: map[string]string{"B": "2nd"}})
+	b.Grant("open", daypasstest.Credential{Fields: map[string]string{"a": "1st"}, Sensitive: []string{}})
+	a, err := clientFor(t, numbered(), inMemory{handler: b}).Exchange(t.Context(), Grant{Name: "odd"}, Grant{Name: "open"}, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range []int{2, 0, 1} {
+		if got := len(a.Credentials[i].Secrets()); got != n {
+			t.Errorf("%s has %d secrets, want %d", a.Credentials[i].Grant, got, n)
+		}
+	}
+}
+
 func TestADryRunSpendsNothing(t *testing.T) {
 	b := orders()
 	c := clientFor(t, numbered(), inMemory{handler: b})

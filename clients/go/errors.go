@@ -10,7 +10,7 @@ import (
 // Code is the stable word for what went wrong.
 type Code string
 
-// The codes that a broker answers with, and two of the client's own.
+// The codes that a broker answers with, and three of the client's own.
 const (
 	BadRequest     Code = "bad_request"     // the request is malformed; nothing was touched
 	TokenInvalid   Code = "token_invalid"   // not a token the broker trusts
@@ -28,6 +28,7 @@ const (
 
 	NoAnswer   Code = "no_answer"   // no complete answer came; Error.Err says why
 	NotDaypass Code = "not_daypass" // what answered does not speak as a broker does: a proxy, a wrong URL
+	NoToken    Code = "no_token"    // the CI provider was asked for a token and gave none
 )
 
 // ErrNewJob is in the chain of errors that neither waiting nor asking again
@@ -65,6 +66,12 @@ type Mismatch struct {
 	Saw    any    `json:"saw"`              // nil: the token has no such claim
 	Wanted any    `json:"wanted,omitempty"` // nil: the rule does not tell
 }
+
+// sourceError marks that no token was to be had. Sources do their own retrying.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return "get a CI token: " + e.err.Error() }
+func (e *sourceError) Unwrap() error { return e.err }
 
 // Error returns the code, the broker's words and the request id.
 func (e *Error) Error() string {

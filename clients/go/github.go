@@ -51,7 +51,7 @@ func (g *github) Token(ctx context.Context, audience string) (Secret, error) {
 		}
 		if a.status != http.StatusOK || json.Unmarshal(a.body, &body) != nil {
 			// What the endpoint said is not repeated: it is not ours to show.
-			return &Error{Code: NotDaypass, Status: a.status, Sent: true, RetryAfter: a.retryAfter,
+			return &Error{Code: NoToken, Status: a.status, Sent: true, RetryAfter: a.retryAfter,
 				Detail: fmt.Sprintf("GitHub's ID token endpoint answered with HTTP status %d", a.status)}
 		}
 		token = body.Value

@@ -58,7 +58,7 @@ func (p retryPolicy) pause(n int, err error) time.Duration {
 
 func (mode again) permits(err error) bool {
 	e, ok := errors.AsType[*Error](err)
-	if !ok {
+	if _, tried := errors.AsType[*sourceError](err); !ok || tried {
 		return false
 	}
 	switch {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func env(m map[string]string) func(string) string { return func(k string) string { return m[k] } }
@@ -101,6 +102,25 @@ func TestGitHubIsAskedForATokenOfOurAudience(t *testing.T) {
 	got, err := s.Token(t.Context(), "https://d.example/?a=b&c#d e")
 	if err != nil || got.Reveal() != "ci.from.github" || asked.Load() != 2 {
 		t.Errorf("got %q, %v after %d requests", got.Reveal(), err, asked.Load())
+	}
+}
+
+func TestAProviderThatGivesNoTokenIsNotAskedForEver(t *testing.T) {
+	var asked atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusBadGateway)
+	}))
+	defer srv.Close()
+	s, err := GitHub(srv.URL, NewSecret("request-token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.(*github).policy.first = time.Millisecond
+	b := orders()
+	_, err = clientFor(t, s, inMemory{handler: b}).Exchange(t.Context(), want)
+	if CodeOf(err) != NoToken || asked.Load() != int32(defaultRetry.attempts) || len(b.Asked()) != 0 {
+		t.Errorf("got %v after %d requests", err, asked.Load())
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -37,7 +38,7 @@ type Credential struct {
 	Takeback  Takeback
 	Fields    map[string]Secret // its parts, such as username and password
 	Env       map[string]Secret // the same under the names that tools look for
-	Sensitive []string          // keys of Fields and Env whose values must be masked in logs
+	Sensitive []string          // keys of Fields and Env whose values must be masked in logs; all, where the broker does not say
 }
 
 // Takeback says what giving a credential back achieves.
@@ -237,12 +238,24 @@ func (w wireAnswer) check(grants []Grant, how asks) (*Answer, error) {
 				return nil, fmt.Errorf("the credential for %s has an environment variable that none can be", wc.Grant)
 			}
 		}
+		if wc.Sensitive == nil {
+			wc.Sensitive = slices.Sorted(maps.Keys(merged(wc.Fields, wc.Env)))
+		}
 		a.Credentials = append(a.Credentials, Credential{
 			Grant: wc.Grant, Kind: wc.Kind, LeaseID: wc.LeaseID, IssuedAt: wc.IssuedAt, ExpiresAt: wc.ExpiresAt,
 			Takeback: wc.Takeback, Fields: secrets(wc.Fields), Env: secrets(wc.Env), Sensitive: wc.Sensitive,
 		})
 	}
 	return a, nil
+}
+
+func merged(a, b map[string]string) map[string]string {
+	m := maps.Clone(a)
+	if m == nil {
+		return b
+	}
+	maps.Copy(m, b)
+	return m
 }
 
 func secrets(m map[string]string) map[string]Secret {
