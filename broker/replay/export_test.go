@@ -1,0 +1,11 @@
+package replay
+
+// Len is how many tokens are remembered.
+func (m *Memory) Len() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.used) > len(m.ends) {
+		panic("a token is remembered that is never forgotten")
+	}
+	return len(m.used)
+}
