@@ -107,8 +107,22 @@ func (j *tampered) store(t *testing.T, lines [][][]byte, was [][][]byte) {
 	t.Helper()
 	for f := range lines {
 		if was == nil || !slices.EqualFunc(lines[f], was[f], bytes.Equal) {
-			write(t, j.names[f], bytes.Join(lines[f], nil))
+			overwrite(t, j.names[f], bytes.Join(lines[f], nil))
 		}
+	}
+}
+
+// overwrite replaces what is in a file in place: some file systems flush a file
+// that was emptied first, which ten thousand edits would wait for.
+func overwrite(t *testing.T, path string, b []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt(b, 0)
+	if err := errors.Join(err, f.Truncate(int64(len(b))), f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 

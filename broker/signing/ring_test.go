@@ -44,7 +44,7 @@ func (c *clock) add(d time.Duration) {
 }
 
 func config(dir string, now func() time.Time) Config {
-	return Config{Dir: dir, Now: now, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), LongestToken: time.Hour}
+	return Config{Dir: dir, Now: now, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), LongestToken: 2 * time.Hour}
 }
 
 func open(t *testing.T, dir string, now func() time.Time) *Ring {
@@ -283,37 +283,38 @@ func TestDerivedKeysDifferByLabelAndRing(t *testing.T) {
 }
 
 // TestEveryTokenVerifiesWithTheJWKSOfADayBefore runs two brokers on one folder
-// for seventy days, one of them an hour late to learn of each change. At every
-// hour both sign; a verifier may have fetched its JWKS from either, up to 24
+// for seventy days, one of them two hours late to learn of each change. Every two
+// hours both sign; a verifier may have fetched its JWKS from either, up to 24
 // hours before, or fetch it as late as the token lives.
 func TestEveryTokenVerifiesWithTheJWKSOfADayBefore(t *testing.T) {
 	c := &clock{at: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)}
 	dir := newDir(t)
 	a, b := open(t, dir, c.now), open(t, dir, c.now)
-	type hour struct {
+	const step = 2 * time.Hour
+	type moment struct {
 		jwks   [2][]byte
 		tokens [2]string
 	}
-	var hours []hour
+	var moments []moment
 	kids := map[string]bool{}
-	for range 70 * 24 {
+	for range 70 * 24 * time.Hour / step {
 		if err := b.Refresh(); err != nil { // before a: it misses what a does now
 			t.Fatal(err)
 		}
 		if err := a.tend(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		h := hour{[2][]byte{jwks(t, a), jwks(t, b)}, [2]string{sign(t, a, "{}"), sign(t, b, "{}")}}
+		h := moment{[2][]byte{jwks(t, a), jwks(t, b)}, [2]string{sign(t, a, "{}"), sign(t, b, "{}")}}
 		kids[a.state.Load().signer(c.now()).id] = true
-		hours = append(hours, h)
-		c.add(time.Hour)
+		moments = append(moments, h)
+		c.add(step)
 	}
-	for i, h := range hours {
-		for _, at := range []int{max(i-24, 0), i, min(i+1, len(hours)-1)} {
-			for _, set := range hours[at].jwks {
+	for i, h := range moments {
+		for _, at := range []int{max(i-int(24*time.Hour/step), 0), i, min(i+1, len(moments)-1)} {
+			for _, set := range moments[at].jwks {
 				for _, token := range h.tokens {
 					if err := check(token, set); err != nil {
-						t.Fatalf("a token of hour %d with the JWKS of hour %d: %v", i, at, err)
+						t.Fatalf("a token of moment %d with the JWKS of moment %d: %v", i, at, err)
 					}
 				}
 			}
