@@ -1,8 +1,8 @@
 package issuers
 
 import (
-	"crypto/rsa"
 	"bytes"
+	"crypto/rsa"
 	"encoding/json"
 	"flag"
 	"maps"

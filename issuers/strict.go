@@ -1,10 +1,8 @@
 package issuers
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -16,7 +14,11 @@ const (
 	maxNumber = 32 // bytes of a number's text
 )
 
-var errNotObject = errors.New("not one JSON object")
+var (
+	errNotObject = errors.New("not one JSON object")
+	errTooDeep   = errors.New("nested deeper than 16")
+	errSameName  = errors.New("two members have the same name, or names that differ only in case")
+)
 
 // decodeObject reads one JSON object the way a security check has to: names
 // are printable ASCII and compare exactly, two that are equal or differ only
@@ -30,79 +32,139 @@ func decodeObject(raw []byte) (map[string]any, error) {
 	if !utf8.Valid(raw) || !json.Valid(raw) {
 		return nil, errNotObject
 	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	v, err := decodeValue(d, 1)
-	if err != nil {
-		return nil, err
-	}
-	object, ok := v.(map[string]any)
-	if !ok {
+	w := walker{raw: raw}
+	w.space()
+	if w.raw[w.at] != '{' {
 		return nil, errNotObject
 	}
-	return object, nil
+	return w.members(1)
 }
 
-func decodeValue(d *json.Decoder, depth int) (any, error) {
-	token, err := d.Token()
-	if err != nil {
-		return nil, errNotObject
-	}
-	switch t := token.(type) {
-	case json.Delim:
-		if depth > maxDepth {
-			return nil, fmt.Errorf("nested deeper than %d", maxDepth)
-		}
-		if t == '{' {
-			return decodeMembers(d, depth)
-		}
-		return decodeItems(d, depth)
-	case string:
-		return t, checkText(t)
-	case json.Number:
-		if len(t) > maxNumber {
-			return nil, errors.New("a number is too long")
-		}
-	}
-	return token, nil
+// walker reads JSON that encoding/json has found valid: it sees to what the
+// text means, and need not doubt its form.
+type walker struct {
+	raw []byte
+	at  int
 }
 
-func decodeMembers(d *json.Decoder, depth int) (map[string]any, error) {
+func (w *walker) value(depth int) (any, error) {
+	w.space()
+	switch w.raw[w.at] {
+	case '{':
+		return w.members(depth)
+	case '[':
+		return w.items(depth)
+	case '"':
+		return w.text()
+	case 't':
+		w.at += len("true")
+		return true, nil
+	case 'f':
+		w.at += len("false")
+		return false, nil
+	case 'n':
+		w.at += len("null")
+		return nil, nil
+	}
+	return w.number()
+}
+
+func (w *walker) members(depth int) (map[string]any, error) {
+	if depth > maxDepth {
+		return nil, errTooDeep
+	}
 	object := make(map[string]any)
-	folded := make(map[string]bool)
-	for d.More() {
-		token, err := d.Token()
+	var folded map[string]bool // names that have capitals, in lower case
+	for w.more('}') {
+		name, err := w.text()
 		if err != nil {
-			return nil, errNotObject
+			return nil, err
 		}
-		name, _ := token.(string)
 		if err := checkName(name); err != nil {
 			return nil, err
 		}
 		lower := strings.ToLower(name)
-		if folded[lower] {
-			return nil, errors.New("two members have the same name, or names that differ only in case")
+		if _, taken := object[lower]; taken || folded[lower] {
+			return nil, errSameName
 		}
-		folded[lower] = true
-		if object[name], err = decodeValue(d, depth+1); err != nil {
+		if lower != name {
+			if folded == nil {
+				folded = make(map[string]bool)
+			}
+			folded[lower] = true
+		}
+		w.space()
+		w.at++ // the colon
+		if object[name], err = w.value(depth + 1); err != nil {
 			return nil, err
 		}
 	}
-	_, err := d.Token() // the closing brace
-	return object, err
+	return object, nil
 }
 
-func decodeItems(d *json.Decoder, depth int) ([]any, error) {
+func (w *walker) items(depth int) ([]any, error) {
+	if depth > maxDepth {
+		return nil, errTooDeep
+	}
 	items := []any{}
-	for d.More() {
-		v, err := decodeValue(d, depth+1)
+	for w.more(']') {
+		v, err := w.value(depth + 1)
 		if err != nil {
 			return nil, err
 		}
 		items = append(items, v)
 	}
-	_, err := d.Token() // the closing bracket
-	return items, err
+	return items, nil
+}
+
+// more steps over an opening bracket or a comma to the next element and
+// reports true, or over the closing bracket and reports false.
+func (w *walker) more(end byte) bool {
+	w.space()
+	if w.raw[w.at] != end {
+		w.at++
+		w.space()
+	}
+	if w.raw[w.at] == end {
+		w.at++
+		return false
+	}
+	return true
+}
+
+func (w *walker) text() (string, error) {
+	start, escaped := w.at, false
+	for w.at++; w.raw[w.at] != '"'; w.at++ {
+		if w.raw[w.at] == '\\' {
+			escaped = true
+			w.at++
+		}
+	}
+	w.at++
+	s := string(w.raw[start+1 : w.at-1])
+	if escaped {
+		if err := json.Unmarshal(w.raw[start:w.at], &s); err != nil {
+			return "", errNotObject
+		}
+	}
+	return s, checkText(s)
+}
+
+func (w *walker) number() (any, error) {
+	start := w.at
+	for w.at < len(w.raw) && strings.IndexByte("+-.eE0123456789", w.raw[w.at]) >= 0 {
+		w.at++
+	}
+	if w.at-start > maxNumber {
+		return nil, errors.New("a number is too long")
+	}
+	return json.Number(w.raw[start:w.at]), nil
+}
+
+func (w *walker) space() {
+	for strings.IndexByte(" \t\r\n", w.raw[w.at]) >= 0 {
+		w.at++
+	}
 }
 
 // checkName keeps names to printable ASCII: other letters can fold into ASCII
