@@ -1,0 +1,153 @@
+package api
+
+import (
+	"cmp"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/daypass-dev/daypass/broker"
+)
+
+// MetricsConfig says what the metrics know beforehand.
+type MetricsConfig struct {
+	Version string // of the binary
+	// Outcomes are reasons of refusals beyond the codes and the broker's
+	// own, as the parts behind it give them. A reason that nobody named is
+	// counted as "other".
+	Outcomes []string
+}
+
+// Metrics counts what operators watch, in a registry of its own. It is safe
+// for concurrent use and does not block. Labels hold configured names and known
+// words only, so that nothing a job sends makes a new series.
+type Metrics struct {
+	registry    *prometheus.Registry
+	known       map[string]bool
+	exchanges   *prometheus.CounterVec
+	mints       *prometheus.HistogramVec
+	revocations *prometheus.CounterVec
+	live        prometheus.Gauge
+	lag         prometheus.Gauge
+	fsync       prometheus.Histogram
+	requests    *prometheus.HistogramVec
+}
+
+var _ broker.Meter = (*Metrics)(nil)
+
+// NewMetrics makes the registry and all series.
+func NewMetrics(c MetricsConfig) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		known:    knownOutcomes(c.Outcomes),
+		exchanges: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "daypass_exchanges_total",
+			Help: "Exchanges and requests on job sessions, by outcome: issued, or why not."}, []string{"outcome", "issuer"}),
+		mints: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "daypass_mint_seconds",
+			Help:    "How long targets take to make a credential.",
+			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20}}, []string{"kind", "outcome"}),
+		revocations: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "daypass_revocations_total",
+			Help: "Attempts to take a credential back."}, []string{"kind", "outcome"}),
+		live: prometheus.NewGauge(prometheus.GaugeOpts{Name: "daypass_live_leases",
+			Help: "Leases on the books, over all brokers."}),
+		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "daypass_sweep_lag_seconds",
+			Help: "How long the most overdue credential has been waiting to be taken back."}),
+		fsync: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "daypass_journal_fsync_seconds",
+			Help:    "How long the journal takes to become durable.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1}}),
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "daypass_http_request_seconds",
+			Help:    "HTTP requests by route and status.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 20, 60}}, []string{"route", "status"}),
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "daypass_build_info", Help: "Always 1; the label says what runs.",
+		ConstLabels: prometheus.Labels{"version": cmp.Or(c.Version, "unknown")}})
+	info.Set(1)
+	m.registry.MustRegister(m.exchanges, m.mints, m.revocations, m.live, m.lag, m.fsync, m.requests, info,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Exchanged implements [broker.Meter].
+func (m *Metrics) Exchanged(issuer, outcome string) {
+	m.exchanges.WithLabelValues(m.outcome(outcome), cmp.Or(issuer, "none")).Inc()
+}
+
+// Minted implements [broker.Meter].
+func (m *Metrics) Minted(kind, outcome string, took time.Duration) {
+	m.mints.WithLabelValues(cmp.Or(kind, "none"), m.outcome(outcome)).Observe(took.Seconds())
+}
+
+// Revoked implements [broker.Meter]. A credential without a lease has no kind.
+func (m *Metrics) Revoked(kind, outcome string) {
+	m.revocations.WithLabelValues(cmp.Or(kind, "none"), m.outcome(outcome)).Inc()
+}
+
+// Swept implements [broker.Meter].
+func (m *Metrics) Swept(live int, lag time.Duration) {
+	m.live.Set(float64(live))
+	m.lag.Set(lag.Seconds())
+}
+
+// Fsynced measures one fsync of the journal.
+func (m *Metrics) Fsynced(took time.Duration) { m.fsync.Observe(took.Seconds()) }
+
+// WatchJournal adds daypass_journal_healthy: 1 while healthy returns nil. Call
+// it once, with a function that does not block.
+func (m *Metrics) WatchJournal(healthy func() error) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "daypass_journal_healthy",
+		Help: "1 while the journal can be written. Nothing is issued while it cannot."}, func() float64 {
+		if healthy() != nil {
+			return 0
+		}
+		return 1
+	}))
+}
+
+// served measures one request. A nil Metrics measures nothing.
+func (m *Metrics) served(route string, status int, took time.Duration) {
+	if m != nil {
+		m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
+	}
+}
+
+// expose serves the registry in the text format of Prometheus.
+func (m *Metrics) expose(c *call) (reply, error) {
+	promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{DisableCompression: true}).ServeHTTP(c.writer, c.http)
+	return reply{status: http.StatusOK}, nil
+}
+
+// outcome lets known words pass.
+func (m *Metrics) outcome(s string) string {
+	if m.known[s] {
+		return s
+	}
+	return "other"
+}
+
+// knownOutcomes are the codes, the broker's and the verifier's own reasons, and
+// more. A word that is renamed elsewhere shows up as "other": a test cannot
+// know it, and a series too many would be worse.
+func knownOutcomes(more []string) map[string]bool {
+	known := map[string]bool{}
+	for code := range verdicts() {
+		known[string(code)] = true
+	}
+	for _, list := range [][]string{{
+		"issued", "ok", "failed",
+		"denied_stranger", "other_job", "session_unknown", "too_many_live", "journal", "plan", "no_randomness",
+		"journal_intent", "journal_issued", "session_start",
+	}, {
+		"alg_refused", "ambiguous", "aud_not_single", "audience_mismatch", "claim_missing", "claims", "encoding",
+		"exp_before_iat", "exp_missing", "header", "header_member", "iat_in_future", "iat_missing", "issuer_unknown",
+		"jti_missing", "jti_too_long", "key_unknown", "kid_missing", "lives_too_long", "malformed", "nbf_in_future",
+		"not_compact", "signature", "sub_missing", "too_large", "typ", "unsigned",
+	}, more} {
+		for _, s := range list {
+			known[s] = true
+		}
+	}
+	return known
+}

@@ -1,0 +1,112 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func scrape(t *testing.T, m *Metrics) string {
+	t.Helper()
+	c := adminConfig(&fakeBroker{}, &logBook{})
+	c.Metrics = m
+	w := send(NewAdmin(c), ask{method: "GET", path: "/metrics", bearer: adminToken})
+	if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") || w.Header().Get("X-Request-Id") == "" {
+		t.Fatalf("%d %v", w.Code, w.Header())
+	}
+	return w.Body.String()
+}
+
+func TestMetricsSayWhatOperatorsWatch(t *testing.T) {
+	m := NewMetrics(MetricsConfig{Version: "v1.2.3", Outcomes: []string{"fenced"}})
+	var journal error
+	m.WatchJournal(func() error { return journal })
+	m.Exchanged("github", "issued")
+	m.Exchanged("github", "issued")
+	m.Exchanged("", "token_invalid")
+	m.Exchanged("github", "fenced")
+	m.Minted("postgres", "ok", 30*time.Millisecond)
+	m.Revoked("postgres", "failed")
+	m.Revoked("", "ok")
+	m.Swept(17, 90*time.Second)
+	m.Fsynced(time.Millisecond)
+	m.served("POST /v1/exchange", 200, time.Second)
+	got := scrape(t, m)
+	for _, line := range []string{
+		`daypass_exchanges_total{issuer="github",outcome="issued"} 2`,
+		`daypass_exchanges_total{issuer="none",outcome="token_invalid"} 1`,
+		`daypass_exchanges_total{issuer="github",outcome="fenced"} 1`,
+		`daypass_mint_seconds_count{kind="postgres",outcome="ok"} 1`,
+		`daypass_mint_seconds_sum{kind="postgres",outcome="ok"} 0.03`,
+		`daypass_revocations_total{kind="postgres",outcome="failed"} 1`,
+		`daypass_revocations_total{kind="none",outcome="ok"} 1`,
+		`daypass_live_leases 17`,
+		`daypass_sweep_lag_seconds 90`,
+		`daypass_journal_fsync_seconds_count 1`,
+		`daypass_journal_healthy 1`,
+		`daypass_build_info{version="v1.2.3"} 1`,
+		`daypass_http_request_seconds_count{route="POST /v1/exchange",status="200"} 1`,
+		"go_goroutines ", "process_open_fds ",
+	} {
+		if !strings.Contains(got, "\n"+line) {
+			t.Errorf("no line %s", line)
+		}
+	}
+	journal = errors.New("disk full")
+	if !strings.Contains(scrape(t, m), "\ndaypass_journal_healthy 0") {
+		t.Error("a journal that cannot be written is healthy")
+	}
+}
+
+func TestNothingThatAJobSendsMakesANewSeries(t *testing.T) {
+	m := NewMetrics(MetricsConfig{})
+	for i := range 1000 {
+		m.Exchanged("github", fmt.Sprintf("reason from a token %d", i))
+		m.Minted("postgres", fmt.Sprint("odd", i), time.Second)
+		m.Revoked("postgres", fmt.Sprint("odd", i))
+	}
+	c := publicConfig(&fakeBroker{}, &logBook{})
+	c.Metrics = m
+	h := NewPublic(c)
+	for i := range 1000 {
+		send(h, ask{method: "GET", path: fmt.Sprintf("/v1/path/%d", i)})
+		send(h, ask{method: fmt.Sprintf("M%d", i), path: "/healthz"})
+		send(h, ask{method: "DELETE", path: fmt.Sprintf("/v1/leases/dpl_%d", i), bearer: sessionToken})
+	}
+	got := scrape(t, m)
+	if n := strings.Count(got, "daypass_exchanges_total{"); n != 1 || !strings.Contains(got, `daypass_exchanges_total{issuer="github",outcome="other"} 1000`) {
+		t.Errorf("%d series of exchanges", n)
+	}
+	if n := strings.Count(got, "daypass_http_request_seconds_count{"); n != 3 {
+		t.Errorf("%d series of requests, want 3:\n%s", n, got)
+	}
+}
+
+func TestMetricsAreSafeForConcurrentUse(t *testing.T) {
+	m := NewMetrics(MetricsConfig{})
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 100 {
+				m.Exchanged("github", "issued")
+				m.Swept(1, time.Second)
+				m.Fsynced(time.Millisecond)
+			}
+		})
+	}
+	all.Wait()
+	if !strings.Contains(scrape(t, m), `daypass_exchanges_total{issuer="github",outcome="issued"} 800`) {
+		t.Error("lost some")
+	}
+}
+
+func TestTwoMetricsDoNotMeet(t *testing.T) {
+	a, b := NewMetrics(MetricsConfig{}), NewMetrics(MetricsConfig{})
+	a.Exchanged("github", "issued")
+	if strings.Contains(scrape(t, b), "daypass_exchanges_total{") {
+		t.Error("they share a registry")
+	}
+}
