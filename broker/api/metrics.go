@@ -127,7 +127,7 @@ func (m *Metrics) outcome(s string) string {
 	return "other"
 }
 
-// knownOutcomes are the codes, the broker's and the verifier's own reasons, and
+// knownOutcomes are the codes, the own reasons of the broker and its parts, and
 // more. A word that is renamed elsewhere shows up as "other": a test cannot
 // know it, and a series too many would be worse.
 func knownOutcomes(more []string) map[string]bool {
@@ -138,7 +138,7 @@ func knownOutcomes(more []string) map[string]bool {
 	for _, list := range [][]string{{
 		"issued", "ok", "failed",
 		"denied_stranger", "other_job", "session_unknown", "too_many_live", "journal", "plan", "no_randomness",
-		"journal_intent", "journal_issued", "session_start",
+		"journal_intent", "journal_issued", "session_start", "issued_in_future", "replay_store", "keys_unavailable",
 	}, {
 		"alg_refused", "ambiguous", "aud_not_single", "audience_mismatch", "claim_missing", "claims", "encoding",
 		"exp_before_iat", "exp_missing", "header", "header_member", "iat_in_future", "iat_missing", "issuer_unknown",
