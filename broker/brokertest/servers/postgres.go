@@ -187,10 +187,15 @@ func (p *Postgres) ready(context.Context) error {
 		return err
 	}
 	lines := strings.Split(string(b), "\n")
-	if len(lines) < 8 || lines[0] != strconv.Itoa(p.process.PID()) || strings.TrimSpace(lines[7]) != "ready" {
+	if len(lines) < 8 || lines[0] != strconv.Itoa(p.process.PID()) {
 		return errors.New("it is still starting")
 	}
-	return nil
+	switch state := strings.TrimSpace(lines[7]); state {
+	case "ready", "standby":
+		return nil
+	default:
+		return errors.New("it is " + state)
+	}
 }
 
 func (p *Postgres) args() []string {
@@ -253,6 +258,28 @@ func (p *Postgres) Stop() error { return p.process.Stop() }
 
 // Kill ends the server as a crash would. Its children see it and go.
 func (p *Postgres) Kill() error { return p.process.Kill() }
+
+// Demote restarts the server as a replica that follows nobody: it answers,
+// read-only. Restart alone keeps it so; see Promote.
+func (p *Postgres) Demote(ctx context.Context) error {
+	if err := p.Stop(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(p.standbySignal(), nil, 0o644); err != nil {
+		return err
+	}
+	return p.Start(ctx)
+}
+
+// Promote restarts a demoted server as the primary it was.
+func (p *Postgres) Promote(ctx context.Context) error {
+	if err := errors.Join(p.Stop(), os.Remove(p.standbySignal())); err != nil {
+		return err
+	}
+	return p.Start(ctx)
+}
+
+func (p *Postgres) standbySignal() string { return filepath.Join(p.data(), "standby.signal") }
 
 // Restart stops the server and starts it again.
 func (p *Postgres) Restart(ctx context.Context) error {

@@ -1,0 +1,490 @@
+package brokertest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/daypass-dev/daypass/broker"
+)
+
+// MinterSuite says how to test a credential kind.
+type MinterSuite struct {
+	Kind  broker.Kind
+	Grant broker.Grant
+	// Config is the target's configuration; the suite sets the deployment.
+	Config broker.TargetConfig
+	// Works uses a credential as a job would. An error means it was refused.
+	Works func(context.Context, broker.Credential) error
+	// Target reaches into the target; nil for kinds that hold nothing there
+	// and cannot take back.
+	Target *MinterTarget
+}
+
+// MinterTarget reaches into a target behind the minter's back.
+type MinterTarget struct {
+	Exists func(ctx context.Context, name string) (bool, error)
+	// Expiry is the credential's native expiry in the target.
+	Expiry func(ctx context.Context, h broker.Handle) (time.Time, error)
+	// Plant makes the least that can bear a name: somebody else's account, or
+	// what a mint that broke off left behind.
+	Plant func(ctx context.Context, name string) error
+	// Down and Up take the target away and give it back.
+	Down, Up func(ctx context.Context) error
+}
+
+// The deployments of the suite: ours, and a neighbour in the same target.
+const (
+	suiteDeployment     = "test"
+	neighbourDeployment = "near"
+)
+
+// TestMinter checks that a kind keeps the contract of [broker.Minter] against
+// a real target.
+func TestMinter(t *testing.T, s MinterSuite) {
+	t.Helper()
+	if err := s.Kind.CheckGrant(s.Grant); err != nil {
+		t.Fatalf("the suite's grant: %v", err)
+	}
+	r := minterRun{MinterSuite: s}
+	r.minter = r.open(t, suiteDeployment)
+	t.Run("planning is pure", r.planIsPure)
+	t.Run("planning another lease gives another handle", r.plansDiffer)
+	t.Run("a handle that was not planned is refused", r.strangeHandle)
+	t.Run("what is minted works and says how it ends", r.works)
+	t.Run("fields are named for machines and secrets are marked", r.fields)
+	if s.Target == nil {
+		t.Run("revoking says that it only expires, and nothing is held", r.expiresOnly)
+		return
+	}
+	t.Run("the target knows the expiry", r.expiryIsNative)
+	t.Run("what is revoked works no more", r.revoke)
+	t.Run("revoking twice is as good as once", r.revokeTwice)
+	t.Run("revoking what never was succeeds", r.revokeNothing)
+	t.Run("revoking undoes a mint that broke off", r.revokeHalf)
+	t.Run("names that are not ours in full are left alone", r.foreignNames)
+	t.Run("another deployment's credentials are left alone", r.neighbour)
+	t.Run("on another server nothing counts as revoked", r.wrongServer)
+	t.Run("what is held is listed until it is revoked", r.held)
+	t.Run("what is overdue by its name is held as overdue", r.overdue)
+	t.Run("an order that is past is not minted", r.pastOrder)
+	t.Run("many mints and revocations at once all succeed", r.concurrent)
+	t.Run("revoking from several brokers at once succeeds", r.concurrentRevoke)
+	t.Run("a mint that is cancelled anywhere is undone by revoking", r.cancelled)
+	t.Run("a target that is down is an error, and then it recovers", r.outage)
+}
+
+type minterRun struct {
+	MinterSuite
+	minter broker.Minter
+}
+
+func (r *minterRun) open(t *testing.T, deployment string) broker.Minter {
+	t.Helper()
+	c := r.Config
+	c.Deployment = deployment
+	m, err := r.Kind.Open(c)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	return m
+}
+
+// order asks for a credential of a job whose claims are as hostile as a
+// verified token can make them.
+func (r *minterRun) order(t *testing.T, ttl time.Duration) broker.Order {
+	t.Helper()
+	id, err := broker.NewLeaseID(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return broker.Order{
+		Lease: id, Grant: r.Grant, NotAfter: time.Now().Add(ttl).Truncate(time.Second),
+		For: broker.Identity{
+			Issuer: "ci", URL: "https://ci.example.com", Subject: `'; DROP ROLE postgres; --`,
+			Job: broker.Job{
+				Repository: `acme/'; DROP TABLE "x"; -- \' $$ {{.}} %s ` + "\n\x00é\U0001F600", RepositoryID: "5678",
+				Ref: `refs/heads/'"\$(id)`, Run: "1",
+			},
+		},
+	}
+}
+
+// issued is a credential and the lease it would have.
+type issued struct {
+	order      broker.Order
+	lease      broker.Lease
+	credential broker.Credential
+}
+
+func (r *minterRun) mint(t *testing.T, m broker.Minter, ttl time.Duration) issued {
+	t.Helper()
+	made, err := r.tryMint(t.Context(), m, r.order(t, ttl))
+	if err != nil {
+		t.Fatalf("mint: %v", err)
+	}
+	return made
+}
+
+func (r *minterRun) tryMint(ctx context.Context, m broker.Minter, o broker.Order) (issued, error) {
+	h, err := m.Plan(o)
+	if err != nil {
+		return issued{}, fmt.Errorf("plan: %w", err)
+	}
+	made := issued{order: o, lease: broker.Lease{ID: o.Lease, Handle: h, Grant: o.Grant, NotAfter: o.NotAfter, Opened: time.Now()}}
+	made.credential, err = m.Mint(ctx, o, h)
+	made.lease.ServerID = made.credential.ServerID
+	return made, err
+}
+
+func (r *minterRun) planIsPure(t *testing.T) {
+	ctx := t.Context()
+	o := r.order(t, time.Minute)
+	first, err := r.minter.Plan(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if again, err := r.open(t, suiteDeployment).Plan(o); err != nil || again != first {
+			t.Errorf("planned %q, then %q, %v", first, again, err)
+		}
+	}
+	if r.Target != nil {
+		r.wantExists(ctx, t, string(first), false)
+	}
+}
+
+func (r *minterRun) plansDiffer(t *testing.T) {
+	a, err1 := r.minter.Plan(r.order(t, time.Minute))
+	b, err2 := r.minter.Plan(r.order(t, time.Minute))
+	if a == b || err1 != nil || err2 != nil {
+		t.Errorf("planned %q and %q: %v, %v", a, b, err1, err2)
+	}
+	if _, _, ours := broker.ParseHandle(suiteDeployment, string(a)); !ours {
+		t.Errorf("%q is not a name of ours", a)
+	}
+}
+
+func (r *minterRun) strangeHandle(t *testing.T) {
+	o, other := r.order(t, time.Minute), r.order(t, time.Minute)
+	h, err := r.minter.Plan(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.minter.Mint(t.Context(), o, h); err == nil {
+		t.Error("a handle of another order was minted")
+	}
+}
+
+func (r *minterRun) works(t *testing.T) {
+	made := r.mint(t, r.minter, time.Minute)
+	if err := r.Works(t.Context(), made.credential); err != nil {
+		t.Errorf("a fresh credential does not work: %v", err)
+	}
+	want := broker.TakebackNow
+	if r.Target == nil {
+		want = broker.TakebackExpiry
+	}
+	if made.credential.Takeback != want {
+		t.Errorf("takeback %q, want %q", made.credential.Takeback, want)
+	}
+	if r.Target != nil && made.credential.ServerID == "" {
+		t.Error("the target's identity is not known")
+	}
+}
+
+func (r *minterRun) fields(t *testing.T) {
+	made := r.mint(t, r.minter, time.Minute)
+	secrets := 0
+	env := map[string]bool{}
+	for _, f := range made.credential.Fields {
+		if f.Name == "" || strings.Trim(f.Name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || f.Name == "data" {
+			t.Errorf("field %q is badly named", f.Name)
+		}
+		if f.Value.IsZero() {
+			t.Errorf("field %q is empty", f.Name)
+		}
+		for _, e := range f.Env {
+			if env[e] {
+				t.Errorf("%s is set twice", e)
+			}
+			env[e] = true
+		}
+		if !f.Public {
+			secrets++
+		}
+	}
+	if secrets == 0 {
+		t.Error("no field is secret")
+	}
+	again := r.mint(t, r.minter, time.Minute)
+	for i, f := range made.credential.Fields {
+		if !f.Public && f.Value.Equal(again.credential.Fields[i].Value) {
+			t.Errorf("two credentials share their secret %q", f.Name)
+		}
+	}
+}
+
+func (r *minterRun) expiresOnly(t *testing.T) {
+	made := r.mint(t, r.minter, time.Minute)
+	if err := r.minter.Revoke(t.Context(), made.lease); !errors.Is(err, broker.ErrExpiresOnly) {
+		t.Errorf("revoking gave %v, want ErrExpiresOnly", err)
+	}
+	if held, err := r.minter.Held(t.Context()); held != nil || err != nil {
+		t.Errorf("held %v, %v", held, err)
+	}
+}
+
+func (r *minterRun) expiryIsNative(t *testing.T) {
+	made := r.mint(t, r.minter, 90*time.Second)
+	at, err := r.Target.Expiry(t.Context(), made.lease.Handle)
+	if err != nil || !at.Equal(made.order.NotAfter) {
+		t.Errorf("the target has %v (%v), want %v", at, err, made.order.NotAfter)
+	}
+}
+
+func (r *minterRun) revoke(t *testing.T) {
+	made := r.mint(t, r.minter, time.Minute)
+	r.wantRevoked(t, made)
+}
+
+func (r *minterRun) wantRevoked(t *testing.T, made issued) {
+	t.Helper()
+	if err := r.minter.Revoke(t.Context(), made.lease); err != nil {
+		t.Errorf("revoke: %v", err)
+	}
+	r.wantExists(t.Context(), t, string(made.lease.Handle), false)
+	if len(made.credential.Fields) > 0 && r.Works(t.Context(), made.credential) == nil {
+		t.Error("a revoked credential works")
+	}
+}
+
+func (r *minterRun) revokeTwice(t *testing.T) {
+	made := r.mint(t, r.minter, time.Minute)
+	r.wantRevoked(t, made)
+	r.wantRevoked(t, made)
+}
+
+func (r *minterRun) revokeNothing(t *testing.T) {
+	o := r.order(t, time.Minute)
+	h, err := r.minter.Plan(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.minter.Revoke(t.Context(), broker.Lease{ID: o.Lease, Handle: h, Grant: o.Grant, NotAfter: o.NotAfter}); err != nil {
+		t.Errorf("revoking what never was: %v", err)
+	}
+}
+
+func (r *minterRun) revokeHalf(t *testing.T) {
+	o := r.order(t, time.Minute)
+	h, err := r.minter.Plan(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.plant(t, string(h))
+	r.wantRevoked(t, issued{lease: broker.Lease{ID: o.Lease, Handle: h, Grant: o.Grant, NotAfter: o.NotAfter}})
+}
+
+func (r *minterRun) foreignNames(t *testing.T) {
+	past := time.Now().Add(-time.Hour).Unix()
+	for i, name := range []string{
+		"alice", "dp_test_admin", "DP_TEST_0ABCDE_ABCDEFGHIJKL",
+		fmt.Sprintf("dp_test_%06x_abcdefghijkl_", past%0xffffff), fmt.Sprintf("xdp_test_%06x_abcdefghijkl", past%0xffffff),
+		"dpxtest_tabcde_abcdefghijkl", // "_" is a wildcard for some
+	} {
+		r.plant(t, name)
+		if err := r.minter.Revoke(t.Context(), broker.Lease{Handle: broker.Handle(name), Grant: r.Grant}); err == nil {
+			t.Errorf("%d: revoking %q was not refused", i, name)
+		}
+		r.wantExists(t.Context(), t, name, true)
+		r.wantHeld(t, broker.Handle(name), false)
+	}
+}
+
+func (r *minterRun) neighbour(t *testing.T) {
+	other := r.open(t, neighbourDeployment)
+	made := r.mint(t, other, time.Minute)
+	if err := r.minter.Revoke(t.Context(), made.lease); err == nil {
+		t.Error("revoking a neighbour's credential was not refused")
+	}
+	r.wantHeld(t, made.lease.Handle, false)
+	if err := r.Works(t.Context(), made.credential); err != nil {
+		t.Errorf("a neighbour's credential was harmed: %v", err)
+	}
+	if err := other.Revoke(t.Context(), made.lease); err != nil {
+		t.Errorf("its owner cannot revoke it: %v", err)
+	}
+}
+
+func (r *minterRun) wrongServer(t *testing.T) {
+	made := r.mint(t, r.minter, time.Minute)
+	elsewhere := made.lease
+	elsewhere.ServerID = "another server"
+	if err := r.minter.Revoke(t.Context(), elsewhere); err == nil {
+		t.Error("a lease of another server was revoked here")
+	}
+	if err := r.Works(t.Context(), made.credential); err != nil {
+		t.Errorf("and the credential was harmed: %v", err)
+	}
+	r.wantRevoked(t, made)
+	if err := r.minter.Revoke(t.Context(), elsewhere); err == nil {
+		t.Error("not found here counted as revoked on another server")
+	}
+}
+
+func (r *minterRun) held(t *testing.T) {
+	made := r.mint(t, r.minter, time.Minute)
+	h := r.wantHeld(t, made.lease.Handle, true)
+	if h.Overdue || !h.Expires.Equal(made.order.NotAfter) {
+		t.Errorf("held as %+v, want expiry %v and not overdue", h, made.order.NotAfter)
+	}
+	r.wantRevoked(t, made)
+	r.wantHeld(t, made.lease.Handle, false)
+}
+
+func (r *minterRun) overdue(t *testing.T) {
+	past, err := broker.NewHandle(suiteDeployment, time.Now().Add(-time.Hour), "dpl_overdue")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.plant(t, string(past))
+	if h := r.wantHeld(t, past, true); !h.Overdue {
+		t.Errorf("an hour past its expiry: %+v", h)
+	}
+	r.wantRevoked(t, issued{lease: broker.Lease{Handle: past, Grant: broker.Grant{Target: r.Grant.Target}}}) // as a sweeper does
+}
+
+func (r *minterRun) pastOrder(t *testing.T) {
+	made, err := r.tryMint(t.Context(), r.minter, r.order(t, -time.Minute))
+	if err == nil {
+		t.Error("a credential that has expired was minted")
+	}
+	r.wantExists(t.Context(), t, string(made.lease.Handle), false)
+}
+
+func (r *minterRun) concurrent(t *testing.T) {
+	orders := make([]broker.Order, 32)
+	for i := range orders {
+		orders[i] = r.order(t, time.Minute)
+	}
+	var wg sync.WaitGroup
+	for _, o := range orders {
+		wg.Go(func() {
+			made, err := r.tryMint(t.Context(), r.minter, o)
+			if err != nil {
+				t.Errorf("mint: %v", err)
+				return
+			}
+			if err := r.minter.Revoke(t.Context(), made.lease); err != nil {
+				t.Errorf("revoke: %v", err)
+			}
+			r.wantExists(t.Context(), t, string(made.lease.Handle), false)
+		})
+	}
+	wg.Wait()
+}
+
+func (r *minterRun) concurrentRevoke(t *testing.T) {
+	brokers := []broker.Minter{r.minter, r.open(t, suiteDeployment), r.open(t, suiteDeployment)}
+	for range 8 {
+		made := r.mint(t, r.minter, time.Minute)
+		var wg sync.WaitGroup
+		for _, m := range brokers {
+			wg.Go(func() {
+				if err := m.Revoke(t.Context(), made.lease); err != nil {
+					t.Errorf("revoke: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		r.wantExists(t.Context(), t, string(made.lease.Handle), false)
+	}
+}
+
+// cancelled gives up on a mint ever later, and revokes at once, as the broker
+// does: whatever the target goes on with must not outlive the revocation.
+func (r *minterRun) cancelled(t *testing.T) {
+	var gone []string
+	for after := time.Duration(0); after < 20*time.Millisecond; after += 500 * time.Microsecond {
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		made, _ := r.tryMint(ctx, r.minter, r.order(t, time.Minute))
+		cancel()
+		made.lease.ServerID = ""
+		if err := r.minter.Revoke(t.Context(), made.lease); err != nil {
+			t.Errorf("revoke after %v: %v", after, err)
+		}
+		r.wantExists(t.Context(), t, string(made.lease.Handle), false)
+		gone = append(gone, string(made.lease.Handle))
+	}
+	time.Sleep(100 * time.Millisecond) // for whatever the target may still be at
+	for _, name := range gone {
+		r.wantExists(t.Context(), t, name, false)
+	}
+}
+
+func (r *minterRun) outage(t *testing.T) {
+	before := r.mint(t, r.minter, time.Minute)
+	if err := r.Target.Down(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := r.tryMint(ctx, r.minter, r.order(t, time.Minute)); err == nil {
+		t.Error("minted in a target that is down")
+	}
+	if err := r.minter.Revoke(ctx, before.lease); err == nil {
+		t.Error("revoked in a target that is down")
+	}
+	if _, err := r.minter.Held(ctx); err == nil {
+		t.Error("listed a target that is down")
+	}
+	if err := r.Target.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	made := r.mint(t, r.minter, time.Minute)
+	if err := r.Works(t.Context(), made.credential); err != nil {
+		t.Errorf("after the outage: %v", err)
+	}
+	r.wantRevoked(t, before)
+	r.wantRevoked(t, made)
+}
+
+func (r *minterRun) plant(t *testing.T, name string) {
+	t.Helper()
+	if err := r.Target.Plant(t.Context(), name); err != nil {
+		t.Fatalf("plant %q: %v", name, err)
+	}
+}
+
+func (r *minterRun) wantExists(ctx context.Context, t *testing.T, name string, want bool) {
+	t.Helper()
+	if exists, err := r.Target.Exists(ctx, name); err != nil || exists != want {
+		t.Errorf("%q exists: %v (%v), want %v", name, exists, err, want)
+	}
+}
+
+func (r *minterRun) wantHeld(t *testing.T, h broker.Handle, want bool) broker.Held {
+	t.Helper()
+	held, err := r.minter.Held(t.Context())
+	if err != nil {
+		t.Fatalf("held: %v", err)
+	}
+	for _, one := range held {
+		if one.Handle == h {
+			if !want {
+				t.Errorf("%q is held", h)
+			}
+			return one
+		}
+	}
+	if want {
+		t.Errorf("%q is not held", h)
+	}
+	return broker.Held{}
+}
