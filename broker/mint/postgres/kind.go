@@ -1,0 +1,70 @@
+package postgres
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/daypass-dev/daypass/broker"
+)
+
+// KindName is the kind's name in the configuration.
+const KindName = "postgres"
+
+// Kind describes PostgreSQL users. Its targets' admin secret is a
+// postgres:// URL.
+func Kind() broker.Kind {
+	return broker.Kind{Name: KindName, Targeted: true, CheckGrant: checkGrant, Open: open}
+}
+
+func checkGrant(g broker.Grant) error {
+	_, err := parseParams(g.Params)
+	return err
+}
+
+// How many connections a target gets: at most so many to mint, and those that
+// are kept for taking back, which minting cannot use up.
+const (
+	mintConnections   = 4
+	revokeConnections = 2
+)
+
+// minter makes and takes back the users of one database server.
+type minter struct {
+	target     string
+	deployment string
+	random     io.Reader // a cryptographic source
+	minting    *pool
+	revoking   *pool
+	sessionEnd time.Duration // how long ending sessions may take in one attempt
+}
+
+var (
+	_ broker.Minter  = (*minter)(nil)
+	_ broker.Checker = (*minter)(nil)
+)
+
+func open(c broker.TargetConfig) (broker.Minter, error) {
+	if err := broker.CheckDeployment(c.Deployment); err != nil {
+		return nil, err
+	}
+	if c.Admin == nil {
+		return nil, errors.New("a postgres target needs an admin secret: a postgres:// URL")
+	}
+	return &minter{
+		target: c.Name, deployment: c.Deployment, random: rand.Reader,
+		minting:    newPool(c.Admin, mintConnections),
+		revoking:   newPool(c.Admin, revokeConnections),
+		sessionEnd: 10 * time.Second,
+	}, nil
+}
+
+// failed says which target an error is of.
+func (m *minter) failed(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("postgres target %q: %s: %w", m.target, doing, err)
+}

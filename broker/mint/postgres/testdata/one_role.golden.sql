@@ -1,0 +1,5 @@
+CREATE ROLE "dp_prod_tabcde_abcdefghijkl" LOGIN INHERIT PASSWORD 'SCRAM-SHA-256$1:AAAAAAAAAAAAAAAAAAAAAA==$bKyM6z0pxoPahcWj4HDPEs3gLa6uvhLj25aajFyNRRw=:K+xPvNpW226t/UVIka7f2PT7wVQD1ad2INoijYEctjc=' VALID UNTIL '2026-11-23 12:00:00+00';
+GRANT "payments_rw" TO "dp_prod_tabcde_abcdefghijkl";
+ALTER ROLE "dp_prod_tabcde_abcdefghijkl" SET role = 'payments_rw';
+COMMENT ON ROLE "dp_prod_tabcde_abcdefghijkl" IS  E'{"by":"daypass","lease":"dpl_golden","place":"ci/''\\\\"}';
+ALTER ROLE "dp_prod_tabcde_abcdefghijkl" NOLOGIN PASSWORD NULL VALID UNTIL '1970-01-01 00:00:00+00';
