@@ -254,7 +254,7 @@ func TestBombsAreRefusedFast(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: have %.300v, want %s", sentence, err, c.want)
 		}
-		if took := time.Since(start); took > 5*time.Second {
+		if took := time.Since(start); took > 20*time.Second {
 			t.Errorf("%s: took %s", sentence, took)
 		}
 		if err != nil && len(err.Error()) > 64<<10 {
@@ -285,7 +285,7 @@ func TestTheLargestAllowedDocumentsAreReadFast(t *testing.T) {
 		if _, err := strictyaml.Parse("f", []byte(doc), strictyaml.DefaultLimits()); err != nil {
 			t.Errorf("%s: %.200v", sentence, err)
 		}
-		if took := time.Since(start); took > 10*time.Second {
+		if took := time.Since(start); took > 20*time.Second {
 			t.Errorf("%s: took %s", sentence, took)
 		}
 	}
