@@ -1,0 +1,162 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"hash"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"cel.dev/cel-go/cel"
+
+	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/policy/strictyaml"
+)
+
+// Book is one version of the policy, ready to decide. It is immutable and safe
+// for concurrent use.
+type Book struct {
+	version string
+	sources map[string][]byte
+	grants  map[string]broker.Grant
+	files   []*File
+	rules   []*rule // by id
+	index   index
+}
+
+// place is one of the identities a rule is for: an issuer and the pinned ids
+// there.
+type place struct {
+	issuer string
+	pins   []Condition
+}
+
+// rule is a [Rule], compiled.
+type rule struct {
+	id     string
+	file   *File
+	ast    *Rule
+	places []place     // one must match
+	others []Condition // all must hold
+	when   cel.Program // nil, or must hold
+	allow  []allowance
+}
+
+// allowance is one grant a rule gives.
+type allowance struct {
+	grant string
+	ttl   time.Duration // whole seconds, at most the grant's
+}
+
+func newRule(c *ruleChecker) *rule {
+	r := &rule{
+		id: c.file.id() + "/" + c.rule.Name, file: c.file, ast: c.rule,
+		places: c.places, others: c.others, when: c.when,
+	}
+	for _, a := range c.rule.Allow {
+		ttl := c.known.Grants[a.Grant].MaxTTL.Truncate(time.Second)
+		if a.TTL != 0 {
+			ttl = min(ttl, a.TTL)
+		}
+		r.allow = append(r.allow, allowance{grant: a.Grant, ttl: ttl})
+	}
+	return r
+}
+
+func newBook(c *checker) *Book {
+	slices.SortFunc(c.rules, func(a, b *rule) int { return strings.Compare(a.id, b.id) })
+	return &Book{
+		version: versionOf(c.sources, c.known), sources: c.sources, grants: maps.Clone(c.known.Grants),
+		files: c.files, rules: c.rules, index: newIndex(c.rules),
+	}
+}
+
+// versionOf hashes all that decisions depend on.
+func versionOf(sources map[string][]byte, known Known) string {
+	h := sha256.New()
+	add(h, []byte("daypass policy 1"))
+	add(h, binary.BigEndian.AppendUint64(nil, uint64(len(sources))))
+	for _, name := range slices.Sorted(maps.Keys(sources)) {
+		add(h, []byte(name))
+		add(h, sources[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(known.Grants)) {
+		add(h, asJSON(known.Grants[name]))
+	}
+	for _, name := range slices.Sorted(maps.Keys(known.Issuers)) {
+		add(h, []byte(name))
+		add(h, asJSON(known.Issuers[name]))
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}
+
+// add hashes a part with its length before it, so that no two lists of parts
+// give the same text.
+func add(h hash.Hash, part []byte) {
+	h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
+	h.Write(part)
+}
+
+// asJSON writes v with sorted keys. Params that are no JSON cannot be written,
+// and are hashed as they are.
+func asJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if g, ok := v.(broker.Grant); ok && err != nil {
+		params := g.Params
+		g.Params = nil
+		return append(asJSON(g), params...)
+	}
+	return b
+}
+
+// Version names the book: "sha256:" and the hash over the files' names and
+// contents, the grants' definitions and what is known of the issuers.
+func (b *Book) Version() string { return b.version }
+
+// Sources returns copies of the files the book was made of, by their path in
+// the folder.
+func (b *Book) Sources() map[string][]byte {
+	all := make(map[string][]byte, len(b.sources))
+	for name, data := range b.sources {
+		all[name] = slices.Clone(data)
+	}
+	return all
+}
+
+// Grants returns the grants that the book may give, by name.
+func (b *Book) Grants() map[string]broker.Grant { return maps.Clone(b.grants) }
+
+// RuleInfo says where a rule is and who answers for it.
+type RuleInfo struct {
+	ID       string // file, without its ending, and name
+	File     string // path in the folder
+	Line     int
+	Name     string
+	Owner    string
+	ReviewBy strictyaml.Date
+	Until    strictyaml.Date
+	Grants   []string // in the order of the rule
+}
+
+// Rules returns the rules, by id.
+func (b *Book) Rules() iter.Seq[RuleInfo] {
+	return func(yield func(RuleInfo) bool) {
+		for _, r := range b.rules {
+			info := RuleInfo{
+				ID: r.id, File: r.file.Path, Line: r.ast.Node.Line, Name: r.ast.Name,
+				Owner: r.file.Owner, ReviewBy: r.file.ReviewBy, Until: r.ast.Until,
+			}
+			for _, a := range r.allow {
+				info.Grants = append(info.Grants, a.grant)
+			}
+			if !yield(info) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package policy
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/policy/strictyaml"
+)
+
+// Match is what a token's claims must be: every condition has to hold.
+type Match []Condition
+
+// Condition is what one claim must be: one of the patterns, where a claim that
+// is a list does if an item of it does. A claim that the token lacks matches
+// nothing, not even the empty text.
+type Condition struct {
+	Node  *strictyaml.Node // the value, as written
+	Claim string           // a claim's name, or a JSON Pointer if it begins with a slash
+	Any   []Pattern
+}
+
+// Pattern is a text, a number or a boolean that a claim must be exactly, or a
+// glob that it must match.
+type Pattern struct {
+	Kind PatternKind
+	Text string // as written; numbers as well
+	same string // for numbers: in canonical form
+	glob glob
+}
+
+// PatternKind is the type that a claim must have, and how it is compared.
+type PatternKind int
+
+// The kinds of patterns. The zero value matches nothing.
+const (
+	_          PatternKind = iota
+	ExactText              // byte for byte
+	ExactNum               // by value, without rounding
+	ExactBool              // true or false
+	GlobOfText             // see docs/policy.md
+)
+
+const maxExact = 1024 // bytes of a text to match
+
+// DecodeYAML implements [strictyaml.Decoder].
+func (m *Match) DecodeYAML(n *strictyaml.Node) error {
+	if n.Kind != strictyaml.Map {
+		return n.Fault("must be a mapping of claims to what they must be, not %s", n.Kind)
+	}
+	if len(n.Keys) == 0 {
+		return n.Fault("is empty: name the claims to match, or leave match out")
+	}
+	var faults strictyaml.Faults
+	for _, k := range n.Keys {
+		if err := checkClaim(k.Name); err != nil {
+			faults = append(faults, n.KeyFault(k, "%s", err))
+			continue
+		}
+		c := Condition{Node: k.Value, Claim: k.Name}
+		faults.Add(k.Value, c.read(k.Value))
+		*m = append(*m, c)
+	}
+	return faults.Err()
+}
+
+func checkClaim(name string) error {
+	switch {
+	case name == "":
+		return errors.New("is not a claim: it is empty")
+	case !printable(name) || len(name) > 256:
+		return errors.New("is not a claim that can be matched: it must be printable ASCII, of at most 256 bytes")
+	case !strings.HasPrefix(name, "/"):
+		return nil
+	}
+	rest := strings.NewReplacer("~0", "", "~1", "").Replace(name)
+	if strings.Contains(rest, "~") {
+		return errors.New("is not a JSON Pointer: ~ is written ~0, and / within a name ~1")
+	}
+	return nil
+}
+
+func (c *Condition) read(n *strictyaml.Node) error {
+	if n.Kind != strictyaml.List {
+		p, err := readPattern(n)
+		if err == nil {
+			c.Any = []Pattern{p}
+		}
+		return err
+	}
+	if len(n.Items) == 0 {
+		return n.Fault("is an empty list, which no claim can match")
+	}
+	var faults strictyaml.Faults
+	for _, item := range n.Items {
+		p, err := readPattern(item)
+		faults.Add(item, err)
+		c.Any = append(c.Any, p)
+	}
+	return faults.Err()
+}
+
+func readPattern(n *strictyaml.Node) (Pattern, error) {
+	switch n.Kind {
+	case strictyaml.Text:
+		if len(n.Text) > maxExact {
+			return Pattern{}, n.Fault("is longer than %d bytes", maxExact)
+		}
+		if strings.ContainsFunc(n.Text, func(r rune) bool { return r < 0x20 || r == 0x7F }) {
+			return Pattern{}, n.Fault("holds a control character")
+		}
+		return Pattern{Kind: ExactText, Text: n.Text}, nil
+	case strictyaml.Number:
+		same, ok := canonical(n.Text)
+		if !ok {
+			return Pattern{}, n.Fault("is a number too large")
+		}
+		return Pattern{Kind: ExactNum, Text: n.Text, same: same}, nil
+	case strictyaml.Bool:
+		return Pattern{Kind: ExactBool, Text: n.Text}, nil
+	case strictyaml.Map:
+		var v struct {
+			Glob string `yaml:"glob,required"`
+		}
+		if err := n.Decode(&v); err != nil {
+			return Pattern{}, err
+		}
+		g, err := compileGlob(v.Glob)
+		if err != nil {
+			return Pattern{}, n.At("glob").Fault("%s", err)
+		}
+		return Pattern{Kind: GlobOfText, Text: v.Glob, glob: g}, nil
+	}
+	return Pattern{}, n.Fault("must be text, a number, true or false, {glob: text}, or a list of these, not %s", n.Kind)
+}
+
+// exact reports whether a claim is compared with values only.
+func (c *Condition) exact() bool {
+	for _, p := range c.Any {
+		if p.Kind == GlobOfText {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Condition) holds(claims broker.Claims) bool {
+	claim, ok := claims.Lookup(c.Claim)
+	if !ok {
+		return false
+	}
+	items, ok := claim.([]any)
+	if !ok {
+		return c.anyMatches(claim)
+	}
+	for _, item := range items {
+		if c.anyMatches(item) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Condition) anyMatches(claim any) bool {
+	for i := range c.Any {
+		if c.Any[i].matches(claim) {
+			return true
+		}
+	}
+	return false
+}
+
+// matches compares a claim that is no list. Values of different types are
+// never the same, and types that no pattern has match none.
+func (p *Pattern) matches(claim any) bool {
+	switch claim := claim.(type) {
+	case string:
+		return p.Kind == ExactText && p.Text == claim || p.Kind == GlobOfText && p.glob.match(claim)
+	case json.Number:
+		if p.Kind != ExactNum {
+			return false
+		}
+		same, ok := canonical(claim.String())
+		return ok && same == p.same
+	case bool:
+		return p.Kind == ExactBool && (p.Text == "true") == claim
+	}
+	return false
+}
+
+func holdAll(conditions []Condition, claims broker.Claims) bool {
+	for i := range conditions {
+		if !conditions[i].holds(claims) {
+			return false
+		}
+	}
+	return true
+}
