@@ -9,3 +9,9 @@ func (m *Memory) Len() int {
 	}
 	return len(m.used)
 }
+
+// ReadAnswer says why a reply is not an answer.
+func ReadAnswer(reply any, nonce string) error {
+	_, err := readAnswer(reply, nonce)
+	return err
+}

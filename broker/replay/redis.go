@@ -177,8 +177,8 @@ func (r *Redis) acknowledged(ctx context.Context, conn *redis.Conn) error {
 	if r.Replicas == 0 {
 		return nil
 	}
-	end, _ := ctx.Deadline()                        // ours, so the system's clock
-	within := time.Until(end) - 50*time.Millisecond // for the answer to come back
+	end, _ := ctx.Deadline()          // ours, so the system's clock
+	within := time.Until(end) * 3 / 4 // redis looks at this time-out ten times a second
 	if within < time.Millisecond {
 		return errors.New("no time is left for the replicas")
 	}

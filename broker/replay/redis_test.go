@@ -456,6 +456,26 @@ func TestClaimsStopWhenNobodyProbesAnyMore(t *testing.T) {
 	}
 }
 
+func TestAClaimIsRefusedWhereTheClocksDiffer(t *testing.T) {
+	t.Parallel()
+	clock := brokertest.NewClock(time.Now())
+	c := config(startRedis(t).URL())
+	c.Now = clock.Now
+	r := open(t, c)
+	for _, off := range []time.Duration{-8 * time.Second, 8 * time.Second} {
+		clock.Set(time.Now())
+		if err := r.Check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		clock.Advance(off)
+		err := r.Claim(t.Context(), fresh())
+		wantCode(t, err, broker.Unavailable)
+		if err == nil || !strings.Contains(err.Error(), "clocks") {
+			t.Errorf("%s off: %v", off, err)
+		}
+	}
+}
+
 func TestAClockOfRedisThatWentBackIsFenced(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
