@@ -69,11 +69,12 @@ type Identity struct {
 	Subject   string    `json:"subject"` // the token's sub
 	Token     TokenID   `json:"token"`
 	IssuedAt  time.Time `json:"issued_at"`
-	Expires   time.Time `json:"expires"`    // the token's exp
-	KeepUntil time.Time `json:"keep_until"` // exp plus the leeway the verifier grants: replay protection remembers at least so long
-	Claims    Claims    `json:"claims"`     // JSON types kept: a number never equals a string
-	Listed    []string  `json:"listed"`     // the claims the profile lists for the journal; others stay out of it
-	Job       Job       `json:"job"`        // neutral fields, mapped by the profile
+	Expires   time.Time `json:"expires"`           // the token's exp
+	KeepUntil time.Time `json:"keep_until"`        // exp plus the leeway the verifier grants: replay protection remembers at least so long
+	Claims    Claims    `json:"claims"`            // JSON types kept: a number never equals a string
+	Trimmed   bool      `json:"trimmed,omitempty"` // claims are missing that the token had: a claim's absence means nothing
+	Listed    []string  `json:"listed"`            // the claims the profile lists for the journal; others stay out of it
+	Job       Job       `json:"job"`               // neutral fields, mapped by the profile
 }
 
 // Job is what every CI provider has under some name: the fields that limits,

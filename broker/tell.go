@@ -19,7 +19,8 @@ func about(e Event, at time.Time, request string, id Identity, version string) R
 }
 
 // listedOnly is an identity with only the claims that its profile lists for
-// the journal. A name that ends in * lists every claim that begins so.
+// the journal, and Trimmed where that left something out. A name that ends in *
+// lists every claim that begins so.
 func listedOnly(id Identity) Identity {
 	kept := Claims{}
 	for name, v := range id.Claims {
@@ -27,6 +28,7 @@ func listedOnly(id Identity) Identity {
 			kept[name] = v
 		}
 	}
+	id.Trimmed = id.Trimmed || len(kept) < len(id.Claims)
 	id.Claims = kept
 	return id
 }

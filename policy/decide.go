@@ -142,5 +142,5 @@ func (c *choosing) whenHolds(r *rule, grant string, ttl time.Duration) bool {
 		c.varsWhole = whole
 	}
 	c.vars.grant, c.vars.ttl = grant, ttl
-	return c.varsWhole && holdsWhen(r.when, c.vars)
+	return c.varsWhole && !c.id.Trimmed && holdsWhen(r.when, c.vars)
 }

@@ -142,3 +142,15 @@ func TestExpressionsAreEvaluatedConcurrently(t *testing.T) {
 }
 
 var _ broker.Policy = (*policy.Book)(nil)
+
+func TestNoExpressionHoldsForAnIdentityWhoseClaimsWereTrimmed(t *testing.T) {
+	book := load(t, rule(allowDB, `when: '!has(claims.external)'`))
+	id := job(nil)
+	if !allowed(t, book, id) {
+		t.Fatal("with all of its claims it is denied")
+	}
+	id.Trimmed = true
+	if d := decide(t, book, id, "payments-db"); d.Allowed || !d.Known {
+		t.Errorf("with claims left out: %+v, want it denied", d)
+	}
+}
