@@ -130,6 +130,16 @@ func (s *Set) Run(ctx context.Context) error {
 	return nil
 }
 
+// Fetch fetches the keys of all issuers once, unless that was just done: see
+// [Set.Status] for what came of it.
+func (s *Set) Fetch(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, is := range s.all {
+		wg.Go(func() { is.keys.refresh(ctx, nil) })
+	}
+	wg.Wait()
+}
+
 // Info is what policy and operators need to know of a configured issuer.
 type Info struct {
 	Name    string
