@@ -1,0 +1,116 @@
+package lease
+
+import (
+	"maps"
+	"time"
+
+	"github.com/daypass-dev/daypass/broker"
+)
+
+// books are leases and sessions in memory, and where to find them. They are
+// not safe for concurrent use.
+type books struct {
+	leases   map[broker.LeaseID]broker.Lease
+	sessions map[broker.SessionID]broker.Session
+
+	// Which leases belong to what; no empty set is kept.
+	places, grants, targets, owners map[string]ids
+}
+
+type ids map[broker.LeaseID]struct{}
+
+func newBooks() books {
+	return books{
+		leases:   make(map[broker.LeaseID]broker.Lease),
+		sessions: make(map[broker.SessionID]broker.Session),
+		places:   make(map[string]ids), grants: make(map[string]ids),
+		targets: make(map[string]ids), owners: make(map[string]ids),
+	}
+}
+
+// put stores a lease, or replaces one.
+func (b *books) put(l broker.Lease) {
+	b.drop(l.ID)
+	b.leases[l.ID] = l
+	for key, index := range b.indexes(l) {
+		if index[key] == nil {
+			index[key] = make(ids)
+		}
+		index[key][l.ID] = struct{}{}
+	}
+}
+
+// drop forgets a lease, if it is there.
+func (b *books) drop(id broker.LeaseID) {
+	l, ok := b.leases[id]
+	if !ok {
+		return
+	}
+	delete(b.leases, id)
+	for key, index := range b.indexes(l) {
+		delete(index[key], id)
+		if len(index[key]) == 0 {
+			delete(index, key)
+		}
+	}
+}
+
+// indexes yields each index that has to know of a lease, under its key.
+func (b *books) indexes(l broker.Lease) func(yield func(string, map[string]ids) bool) {
+	return func(yield func(string, map[string]ids) bool) {
+		_ = yield(l.Place, b.places) && yield(l.Grant.Name, b.grants) &&
+			yield(l.Grant.Target, b.targets) && yield(string(l.Session), b.owners)
+	}
+}
+
+// pick returns the leases of a filter in no order.
+func (b *books) pick(f broker.LeaseFilter) []broker.Lease {
+	candidates := func(yield func(broker.LeaseID) bool) {
+		for id := range b.leases {
+			if !yield(id) {
+				return
+			}
+		}
+	}
+	switch { // the smallest sets first
+	case f.Session != "":
+		candidates = maps.Keys(b.owners[string(f.Session)])
+	case f.Place != "":
+		candidates = maps.Keys(b.places[f.Place])
+	case f.Grant != "":
+		candidates = maps.Keys(b.grants[f.Grant])
+	case f.Target != "":
+		candidates = maps.Keys(b.targets[f.Target])
+	}
+	var picked []broker.Lease
+	for id := range candidates {
+		if l := b.leases[id]; picks(f, l) {
+			picked = append(picked, l)
+		}
+	}
+	return picked
+}
+
+// keeps reports whether a session has to be kept.
+func (b *books) keeps(s broker.Session, now time.Time) bool {
+	return now.Before(s.Expires) || len(b.owners[string(s.ID)]) > 0
+}
+
+func (b *books) prune(now time.Time) {
+	maps.DeleteFunc(b.sessions, func(_ broker.SessionID, s broker.Session) bool { return !b.keeps(s, now) })
+}
+
+// shut marks a session as closing and makes its leases due.
+func (b *books) shut(id broker.SessionID, at time.Time) {
+	s, ok := b.sessions[id]
+	if !ok {
+		return
+	}
+	s.Closing = true
+	b.sessions[id] = s
+	for _, l := range b.pick(broker.LeaseFilter{Session: id}) {
+		if l, changed := hastened(l, at); changed {
+			b.put(l)
+		}
+	}
+}
