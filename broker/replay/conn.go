@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -99,5 +100,8 @@ func (c RedisConfig) dial() (*redis.Client, error) {
 	} else if c.TLS != nil {
 		return nil, errors.New("redis: TLS settings are given, but the URL does not begin with rediss://")
 	}
+	// The library logs as it likes, to standard error; what it has to say
+	// reaches us as errors. The setting is its only one, for the process.
+	redis.SetLogger(&logging.VoidLogger{})
 	return redis.NewClient(o), nil
 }
