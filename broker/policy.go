@@ -37,13 +37,16 @@ type Denial struct {
 	Failed []Mismatch `json:"failed"`
 }
 
+// UnknownGrant stands in a [Decision] for every name that no grant has.
+const UnknownGrant = "(unknown)"
+
 // Decision is policy's answer to one request, all of it made under one version.
 type Decision struct {
 	Version string   // hash of the policy and grants it was made under
 	Allowed bool     // every want is permitted; false is the zero value
 	Known   bool     // the identity's pinned ids match a rule: not a stranger
 	Permits []Permit // one for each want, in order; only where Allowed
-	Denied  []string // names of the grants refused
+	Denied  []string // names of the grants refused, or [UnknownGrant]
 	Denials []Denial // what may be told to the caller
 }
 

@@ -44,8 +44,8 @@ func (b *Book) decide(candidates []int, id broker.Identity, wants []broker.Want,
 	for _, w := range wants {
 		if p, ok := c.permit(w); ok {
 			d.Permits = append(d.Permits, p)
-		} else if !slices.Contains(d.Denied, w.Name) {
-			d.Denied = append(d.Denied, w.Name)
+		} else if name := b.known(w.Name); !slices.Contains(d.Denied, name) {
+			d.Denied = append(d.Denied, name)
 			d.Denials = append(d.Denials, c.denials(w)...)
 		}
 	}
@@ -54,6 +54,15 @@ func (b *Book) decide(candidates []int, id broker.Identity, wants []broker.Want,
 		d.Permits = nil
 	}
 	return d, nil
+}
+
+// known is a grant's name as it may be written down: one that no grant has is
+// a caller's text, and may be a secret in the wrong place.
+func (b *Book) known(name string) string {
+	if _, ok := b.grants[name]; !ok {
+		return broker.UnknownGrant
+	}
+	return name
 }
 
 func (r *rule) live(at time.Time) bool { return !r.ast.Until.Over(at) }

@@ -78,8 +78,8 @@ func TestDefaultIsDeny(t *testing.T) {
 		known  bool
 	}{
 		"a grant the rule does not give":            {job(nil), []string{"payments-ro"}, "payments-ro", true},
-		"a grant that does not exist":               {job(nil), []string{"nothing"}, "nothing", true},
-		"a grant without a name":                    {job(nil), []string{""}, "", true},
+		"a grant that does not exist: not by name":  {job(nil), []string{"nothing"}, broker.UnknownGrant, true},
+		"a grant without a name":                    {job(nil), []string{""}, broker.UnknownGrant, true},
 		"one good and one bad: none":                {job(nil), []string{"payments-db", "payments-ro"}, "payments-ro", true},
 		"another repository":                        {job(broker.Claims{"repository_id": "5679"}), []string{"payments-db"}, "payments-db", false},
 		"a repository that was given away":          {job(broker.Claims{"repository_owner_id": "1"}), []string{"payments-db"}, "payments-db", false},
