@@ -1,0 +1,58 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/daypass-dev/daypass/broker/audit"
+)
+
+// auditCommand reads journals; it needs neither a broker nor a configuration.
+func auditCommand(p process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "Check the journal",
+		Args:  argsOf(cobra.NoArgs),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(auditVerifyCommand(p))
+	return cmd
+}
+
+func auditVerifyCommand(p process) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "verify PATH…",
+		Short: "Check every link of a journal offline, and name the first bad record",
+		Long: `Check every link of a journal offline, and name the first bad record of each
+broker's chain. A path is a journal's folder, or files of one.
+
+A chain shows what was changed within it. It cannot show that the newest records
+were cut off: keep the heads that this command prints where the broker cannot
+write, and compare.`,
+		Example: `  daypassd audit verify ./data/journal
+  daypassd audit verify --output json ./data/journal`,
+		Args: argsOf(cobra.MinimumNArgs(1)),
+		RunE: func(_ *cobra.Command, paths []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			if output == "text" {
+				if _, err := audit.Verify(p.stdout, paths...); err != nil {
+					return fmt.Errorf("the journal does not verify: %w", err)
+				}
+				return nil
+			}
+			report, err := audit.Verify(io.Discard, paths...)
+			if printErr := printJSON(p.stdout, report); printErr != nil || err != nil {
+				return errors.Join(err, printErr)
+			}
+			return nil
+		},
+	}
+	outputFlag(cmd, &output)
+	return cmd
+}

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/api"
+	"github.com/daypass-dev/daypass/broker/audit"
+	"github.com/daypass-dev/daypass/broker/secretref"
+	"github.com/daypass-dev/daypass/broker/signing"
+	"github.com/daypass-dev/daypass/issuers"
+	"github.com/daypass-dev/daypass/policy"
+)
+
+const adminTokenFile = "admin.token"
+
+// daemon is everything that serve runs, wired.
+type daemon struct {
+	config  *Config
+	log     *slog.Logger
+	metrics *api.Metrics
+	journal *audit.Journal
+	ring    *signing.Ring
+	issuers *issuers.Set
+	policy  *policy.Current
+	state   *state
+	targets map[string]broker.Minter
+	broker  *broker.Broker
+	public  http.Handler
+
+	publicServer, adminServer *api.Server
+}
+
+// assemble wires a daemon. It opens the journal and the key ring and loads the
+// policy; it contacts nothing else. On error nothing stays open.
+func assemble(ctx context.Context, c *Config, p process, log *slog.Logger) (*daemon, error) {
+	d := &daemon{config: c, log: log, metrics: api.NewMetrics(api.MetricsConfig{Version: version})}
+	for _, step := range []func(context.Context, process) error{
+		d.openIssuers, d.openJournal, d.openKeys, d.openState, d.openTargets, d.openPolicy, d.openBroker, d.openHandlers,
+	} {
+		if err := step(ctx, p); err != nil {
+			return nil, errors.Join(err, d.close(ctx))
+		}
+	}
+	return d, nil
+}
+
+func (d *daemon) openIssuers(context.Context, process) error {
+	cache := filepath.Join(d.config.DataDir, "issuers")
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		return fmt.Errorf("data_dir %s: %w", d.config.DataDir, err)
+	}
+	var err error
+	d.issuers, err = openIssuers(d.config, cache, d.log)
+	return err
+}
+
+func (d *daemon) openJournal(context.Context, process) error {
+	var err error
+	d.journal, err = audit.Open(audit.Config{
+		Dir: filepath.Join(d.config.DataDir, "journal"), Deployment: d.config.Deployment, Broker: d.config.Broker,
+		Now: time.Now, Log: d.log, OnSync: d.metrics.Fsynced,
+	})
+	if err != nil {
+		return fmt.Errorf("data_dir %s: %w", d.config.DataDir, err)
+	}
+	d.metrics.WatchJournal(d.journal.Healthy)
+	return nil
+}
+
+func (d *daemon) openKeys(context.Context, process) error {
+	var err error
+	d.ring, err = signing.Open(signing.Config{Dir: d.config.Keys, Now: time.Now, Rand: rand.Reader, Log: d.log, LongestToken: maxTTL})
+	if err != nil {
+		return fmt.Errorf("keys %s: %w", d.config.Keys, err)
+	}
+	return nil
+}
+
+func (d *daemon) openState(_ context.Context, p process) error {
+	var err error
+	d.state, err = openState(d, p)
+	return err
+}
+
+// openTargets makes a minter for each target, and for each kind that needs
+// none.
+func (d *daemon) openTargets(_ context.Context, p process) error {
+	var err error
+	d.targets, err = openTargets(d.config, p, d.ring)
+	return err
+}
+
+func openTargets(c *Config, p process, signer broker.Signer) (map[string]broker.Minter, error) {
+	var faults []error
+	targets := map[string]broker.Minter{}
+	open := func(name string, k broker.Kind, admin broker.SecretSource) {
+		m, err := k.Open(broker.TargetConfig{Name: name, Deployment: c.Deployment, URL: c.URL, Admin: admin, Signer: signer, Now: time.Now})
+		if err != nil {
+			faults = append(faults, fmt.Errorf("target %s: %w", name, err))
+			return
+		}
+		targets[name] = m
+	}
+	for name, k := range kinds() {
+		if !k.Targeted {
+			open(name, k, nil)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Targets)) {
+		admin, err := openSecret(c.Targets[name].Admin, p)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("target %s: admin: %w", name, err))
+			continue
+		}
+		open(name, kinds()[c.Targets[name].Kind], admin)
+	}
+	if len(faults) == 0 {
+		faults = planEach(c, targets)
+	}
+	return targets, errors.Join(faults...)
+}
+
+// planEach plans one credential of each grant, which is pure, so that a grant
+// that could never be made is found now and not by a job.
+func planEach(c *Config, targets map[string]broker.Minter) []error {
+	var faults []error
+	for _, name := range slices.Sorted(maps.Keys(c.Grants.Named)) {
+		g := c.brokerGrant(name, c.Grants.Named[name])
+		_, err := targets[g.Target].Plan(broker.Order{
+			Lease: "dpl_aaaaaaaaaaaaaaaaaaaaaaaaaa", Grant: g, NotAfter: time.Now().Add(g.MaxTTL),
+			For: broker.Identity{Issuer: "github", Job: broker.Job{Repository: "acme/app", RepositoryID: "5678"}},
+		})
+		if err != nil {
+			faults = append(faults, c.Grants.Named[name].Node.Fault("%s", err))
+		}
+	}
+	return faults
+}
+
+// openSecret makes the source of a reference; it reads nothing yet.
+func openSecret(ref string, p process) (broker.SecretSource, error) {
+	parsed, err := secretref.Parse(ref)
+	if err != nil {
+		return nil, err
+	}
+	return secretref.Open(parsed, secretref.Config{LookupEnv: p.env})
+}
+
+func (d *daemon) openPolicy(ctx context.Context, _ process) error {
+	book, err := loadPolicy(d.config, d.issuers)
+	if err != nil {
+		return err
+	}
+	d.policy = &policy.Current{}
+	d.policy.Swap(book)
+	return d.adopted(ctx, book)
+}
+
+// adopted keeps a policy version beside the journal, and journals it.
+func (d *daemon) adopted(ctx context.Context, book *policy.Book) error {
+	if err := audit.StoreVersion(filepath.Join(d.config.DataDir, "versions"), strings.TrimPrefix(book.Version(), "sha256:"), book.Sources()); err != nil {
+		return fmt.Errorf("keep policy version: %w", err)
+	}
+	if err := d.journal.Append(ctx, broker.Record{Event: broker.EventPolicy, At: time.Now(), Policy: book.Version()}); err != nil {
+		return fmt.Errorf("journal policy version: %w", err)
+	}
+	d.log.Info("policy loaded", "version", book.Version(), "folder", d.config.Policies)
+	return nil
+}
+
+// reload reads grants and policy again. They take effect together, under one
+// version, or the old ones stay.
+func (d *daemon) reload(ctx context.Context) error {
+	fresh, err := loadConfig(d.config.Node.File())
+	if err != nil {
+		return err
+	}
+	for name, g := range fresh.Grants.Named {
+		if _, ok := d.targets[g.brokerTarget()]; !ok {
+			return fmt.Errorf("grant %s: target %s is new; restart to open it", name, g.brokerTarget())
+		}
+	}
+	book, err := loadPolicy(fresh, d.issuers)
+	if err != nil {
+		return err
+	}
+	if book.Version() == d.policy.Version() {
+		d.log.Info("policy unchanged", "version", book.Version())
+		return nil
+	}
+	if err := d.adopted(ctx, book); err != nil {
+		return err
+	}
+	d.policy.Swap(book)
+	return nil
+}
+
+func (d *daemon) openBroker(context.Context, process) error {
+	var err error
+	d.broker, err = broker.New(broker.Config{
+		Verifier: d.issuers, Policy: d.policy, Replay: d.state.replay, Journal: d.journal,
+		Leases: d.state.leases, Book: d.state.book, Sessions: d.state.sessions,
+		Targets: d.targets, Meter: d.metrics, Log: d.log, Now: time.Now, Rand: rand.Reader,
+		Limits: broker.Limits{ExchangesPerMinute: d.config.Limits.ExchangesPerMinute, LivePerPlace: d.config.Limits.LiveLeases},
+	})
+	return err
+}
+
+func (d *daemon) openHandlers(context.Context, process) error {
+	token, err := api.AdminToken(filepath.Join(d.config.DataDir, adminTokenFile), rand.Reader)
+	if err != nil {
+		return err
+	}
+	_, port, err := net.SplitHostPort(d.config.Admin.Listen)
+	if err != nil {
+		return err
+	}
+	d.public = api.NewPublic(api.Config{
+		Exchanger: d.broker, Holder: d.broker, Keys: d.ring, URL: d.config.URL, Ready: d.ready(),
+		Metrics: d.metrics, Log: d.log, Rand: rand.Reader, Now: time.Now, BehindProxy: d.config.BehindProxy,
+	})
+	admin := api.NewAdmin(api.AdminConfig{
+		Operator: d.broker, Metrics: d.metrics, Token: token, Log: d.log, Rand: rand.Reader, Now: time.Now,
+		Hosts: []string{d.config.Admin.Listen, net.JoinHostPort("localhost", port)},
+	})
+	var tls *api.TLSFiles
+	if t := d.config.TLS; t != nil {
+		tls = &api.TLSFiles{Cert: t.Cert, Key: t.Key}
+	}
+	d.publicServer, err = api.NewServer(api.ServerConfig{Handler: d.public, TLS: tls, Log: d.log, Now: time.Now})
+	if err != nil {
+		return fmt.Errorf("tls: %w", err)
+	}
+	d.adminServer, err = api.NewServer(api.ServerConfig{Handler: admin, Log: d.log, Now: time.Now})
+	return err
+}
+
+// ready are the parts without which the broker is of no use.
+func (d *daemon) ready() []api.Check {
+	return append([]api.Check{
+		{Name: "journal", Func: func(context.Context) error { return d.journal.Healthy() }},
+		{Name: "issuers", Func: d.issuers.Ready},
+		{Name: "keys", Func: func(context.Context) error { return d.ring.Healthy() }},
+	}, d.state.ready...)
+}
+
+// close gives back what was opened, last first.
+func (d *daemon) close(ctx context.Context) error {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer done()
+	var faults []error
+	if d.state != nil {
+		faults = append(faults, d.state.close())
+	}
+	if d.journal != nil {
+		faults = append(faults, d.journal.Close(ctx))
+	}
+	return errors.Join(faults...)
+}

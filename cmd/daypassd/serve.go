@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+)
+
+func serveCommand(p process) *cobra.Command {
+	var config, level string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the broker",
+		Long: `Run the broker until SIGTERM or Ctrl-C, which let requests under way end. SIGHUP
+reads grants and policies again; a fault keeps the old ones and says so in the log.`,
+		Example: `  daypassd serve --config daypass.yaml`,
+		Args:    argsOf(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLog(p.stderr, level)
+			if err != nil {
+				return err
+			}
+			c, err := loadConfig(config)
+			if err != nil {
+				return configError(err)
+			}
+			return serve(cmd.Context(), c, p, log)
+		},
+	}
+	configFlag(cmd, &config)
+	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+func newLog(w io.Writer, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level is %q; it must be debug, info, warn or error", level)}
+	}
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})), nil
+}
+
+// configError sets the faults of a configuration under a line of their own.
+func configError(err error) error {
+	return fmt.Errorf("the configuration has faults:\n%w", err)
+}
+
+// serve runs a broker until ctx ends. Whatever it starts it waits for.
+func serve(ctx context.Context, c *Config, p process, log *slog.Logger) (err error) {
+	d, err := assemble(ctx, c, p, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.close(ctx)) }()
+	public, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	admin, err := net.Listen("tcp", c.Admin.Listen)
+	if err != nil {
+		return errors.Join(fmt.Errorf("admin.listen: %w", err), public.Close())
+	}
+	if lost, err := unknownTargets(ctx, d.state.book, d.targets); err != nil {
+		log.Warn("leases cannot be looked through yet", "err", err)
+	} else {
+		for name, n := range lost {
+			log.Error("credentials cannot be taken back: their target is not configured; put it back with retired: true", "target", name, "leases", n)
+		}
+	}
+	log.Info("serving", "url", c.URL, "listen", public.Addr().String(), "admin", admin.Addr().String(),
+		"deployment", c.Deployment, "broker", c.Broker, "version", version)
+	return d.run(ctx, public, admin)
+}
+
+// run holds everything that goes on in the background. The listeners end first,
+// then what serves them.
+func (d *daemon) run(ctx context.Context, public, admin net.Listener) error {
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var back errgroup.Group
+	back.Go(func() error { d.broker.Run(background); return nil })
+	back.Go(func() error { d.state.run(background); return nil })
+	back.Go(func() error { return d.issuers.Run(background) })
+	back.Go(func() error { return d.ring.Run(background) })
+	back.Go(func() error { return d.reloadOnHangup(background) })
+
+	front, ctx := errgroup.WithContext(ctx)
+	front.Go(func() error { return d.publicServer.Serve(ctx, public) })
+	front.Go(func() error { return d.adminServer.Serve(ctx, admin) })
+	err := front.Wait()
+	d.log.Info("stopping")
+	stop()
+	return errors.Join(err, back.Wait())
+}
+
+// reloadOnHangup reads grants and policies again at each SIGHUP.
+func (d *daemon) reloadOnHangup(ctx context.Context) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+		}
+		once, done := context.WithTimeout(ctx, time.Minute)
+		if err := d.reload(once); err != nil {
+			d.log.Error("reload failed; the policy that was loaded stays", "version", d.policy.Version(), "err", err.Error())
+		}
+		done()
+	}
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"time"
+
+	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/api"
+	"github.com/daypass-dev/daypass/broker/audit"
+	"github.com/daypass-dev/daypass/broker/lease"
+	"github.com/daypass-dev/daypass/broker/replay"
+)
+
+// state is where used tokens, leases and job sessions are kept.
+type state struct {
+	replay   broker.Replay
+	leases   broker.Leases
+	book     broker.LeaseBook
+	sessions broker.Sessions
+	run      func(context.Context) // what it does in the background until ctx ends
+	ready    []api.Check
+	close    func() error
+}
+
+func openState(d *daemon, p process) (*state, error) {
+	if d.config.State.Embedded {
+		return openEmbedded(d)
+	}
+	return openRedis(d, p)
+}
+
+// openEmbedded rebuilds memory from the journal. Where the journal does not
+// reach back over the longest life of a token, tokens from before it are
+// refused: nobody knows whether they were used.
+func openEmbedded(d *daemon) (*state, error) {
+	dir := filepath.Join(d.config.DataDir, "journal")
+	leases, err := lease.NewMemory(lease.MemoryConfig{Now: time.Now})
+	if err != nil {
+		return nil, err
+	}
+	if err := leases.Restore(records(dir)); err != nil {
+		return nil, fmt.Errorf("rebuild leases from the journal: %w", err)
+	}
+	var fence time.Time
+	if !d.journal.Spans(time.Now().Add(-d.issuers.LongestTokenLife())) {
+		fence = d.journal.History().Began
+		d.log.Info("the journal is younger than the longest life of a token; tokens from before it are refused", "since", fence)
+	}
+	var unread error
+	once, err := replay.NewMemory(replay.MemoryConfig{Now: time.Now, Used: usedTokens(dir, &unread), FencedSince: fence})
+	if err := errors.Join(unread, err); err != nil {
+		return nil, fmt.Errorf("rebuild used tokens from the journal: %w", err)
+	}
+	return &state{
+		replay: once, leases: leases, book: leases, sessions: leases,
+		run:   func(context.Context) {},
+		ready: []api.Check{{Name: "replay", Func: once.Ready}},
+		close: func() error { return nil },
+	}, nil
+}
+
+// records are a journal's records without their place in it.
+func records(dir string) iter.Seq2[broker.Record, error] {
+	return func(yield func(broker.Record, error) bool) {
+		for e, err := range audit.Read(dir) {
+			if !yield(e.Record, err) {
+				return
+			}
+		}
+	}
+}
+
+// usedTokens are the tokens that a journal says were claimed. *failed is set
+// where it cannot be read to its end.
+func usedTokens(dir string, failed *error) iter.Seq[broker.Claim] {
+	return func(yield func(broker.Claim) bool) {
+		for r, err := range records(dir) {
+			if err != nil {
+				*failed = err
+				return
+			}
+			if r.Keep.IsZero() || r.Token.IsZero() {
+				continue
+			}
+			if !yield(broker.Claim{Token: r.Token, Until: r.Keep}) {
+				return
+			}
+		}
+	}
+}
+
+// openRedis contacts nothing: a Redis that is down makes the broker not ready,
+// and it recovers by itself.
+func openRedis(d *daemon, p process) (*state, error) {
+	r := d.config.State.Redis
+	password, err := redisPassword(r, p)
+	if err != nil {
+		return nil, err
+	}
+	key, err := d.ring.DeriveKey("redis records")
+	if err != nil {
+		return nil, fmt.Errorf("keys: %w", err)
+	}
+	once, err := replay.NewRedis(replay.RedisConfig{
+		URL: r.URL, Password: password, Deployment: d.config.Deployment, Replicas: r.Replicas,
+		UnsafeNoPersistence: r.UnsafeNoPersistence, Now: time.Now, Rand: rand.Reader, Log: d.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	leases, err := lease.NewRedis(lease.RedisConfig{
+		URL: r.URL, Password: password, Deployment: d.config.Deployment, Key: key, Now: time.Now, Log: d.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	return &state{
+		replay: once, leases: leases, book: leases, sessions: leases,
+		run:   once.Run,
+		ready: []api.Check{{Name: "replay", Func: once.Ready}, {Name: "leases", Func: leases.Ready}},
+		close: func() error { return errors.Join(once.Close(), leases.Disconnect()) },
+	}, nil
+}
+
+// redisPassword is nil where none is configured.
+func redisPassword(r RedisConfig, p process) (broker.SecretSource, error) {
+	if r.Password == "" {
+		return nil, nil
+	}
+	source, err := openSecret(r.Password, p)
+	if err != nil {
+		return nil, fmt.Errorf("state.password: %w", err)
+	}
+	return source, nil
+}
