@@ -34,6 +34,8 @@ func variables(grants []daypass.Grant, credentials []daypass.Credential) (map[st
 
 func reserved(name string) bool {
 	switch name {
+	case "DAYPASS_JWT": // what the jwt kind gives; we read nothing from it
+		return false
 	case "PATH", "HOME", "SHELL", "IFS", "ENV", "BASH_ENV", "PROMPT_COMMAND", "PS4", "NODE_OPTIONS", "PYTHONPATH", "PYTHONSTARTUP", "PERL5OPT", "RUBYOPT", "JAVA_TOOL_OPTIONS", "GIT_SSH_COMMAND":
 		return true
 	}
