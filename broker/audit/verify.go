@@ -141,7 +141,7 @@ func verifyChain(files []journalFile) (ChainReport, error) {
 }
 
 func (c ChainReport) print(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "%s-%s: %d good records, seq %d to %d, in %d files, %s to %s, head %s\n",
+	_, err := fmt.Fprintf(w, "%s-%s: %d good records, seq %d to %d, in %d file(s), %s to %s, head %s\n",
 		c.Deployment, c.Broker, c.Records, c.First, c.Seq, c.Files,
 		c.Began.UTC().Format(time.RFC3339), c.Ended.UTC().Format(time.RFC3339), c.Hash)
 	if err == nil && c.First > 1 {
