@@ -56,9 +56,7 @@ func (r *restoring) apply(rec broker.Record) {
 		r.drop(rec.Leases)
 	case broker.EventExtended:
 		if s := rec.Session; s != nil {
-			fresh := *s
-			fresh.Closing = r.books.sessions[s.ID].Closing
-			r.books.sessions[s.ID] = fresh
+			r.books.sessions[s.ID] = *s
 		}
 	case broker.EventShut:
 		if s := rec.Session; s != nil {

@@ -108,7 +108,7 @@ return 'done'
 const extendScript = `
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'changed' end
 local lasts = redis.call('PTTL', KEYS[1])
-redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+redis.call('SET', KEYS[1], ARGV[2])
 if lasts >= 0 then redis.call('PEXPIREAT', KEYS[1], ARGV[3]) end
 return 'done'
 `

@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -61,9 +60,7 @@ func (s sealer) open(kind, key, raw string, v any) error {
 		return errForged
 	}
 	_, text, _ := strings.Cut(body, ":")
-	d := json.NewDecoder(bytes.NewReader([]byte(text)))
-	d.UseNumber() // a claim that is a number stays exactly that
-	if err := d.Decode(v); err != nil {
+	if err := json.Unmarshal([]byte(text), v); err != nil {
 		return fmt.Errorf("decode %s: %w", kind, err)
 	}
 	return nil
