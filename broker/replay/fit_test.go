@@ -1,0 +1,184 @@
+package replay_test
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/brokertest"
+	"github.com/daypass-dev/daypass/broker/brokertest/servers"
+	"github.com/daypass-dev/daypass/broker/replay"
+)
+
+func TestAFrozenServerIsUnavailableWithinTheTimeout(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	c := config(server.URL())
+	c.Timeout = 500 * time.Millisecond
+	r := serve(t, c)
+	claimFresh(t, r)
+	if err := server.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	token := fresh()
+	begun := time.Now()
+	wantCode(t, r.Claim(t.Context(), token), broker.Unavailable)
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("the answer took %s with a timeout of %s", took, c.Timeout)
+	}
+	eventually(t, "still ready", func() error {
+		if r.Ready(t.Context()) == nil {
+			return errors.New("ready with a frozen server")
+		}
+		return nil
+	})
+	if err := server.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "not ready again", func() error { return r.Ready(t.Context()) })
+	// The claim that timed out may lie in the server's socket, and land now:
+	// the token must not pass twice.
+	passed := 0
+	for range 3 {
+		if err := r.Claim(t.Context(), token); err == nil {
+			passed++
+		}
+	}
+	if passed > 1 {
+		t.Errorf("a token passed %d times", passed)
+	}
+	claimFresh(t, r)
+}
+
+func TestAFullServerIsUnavailable(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	r := serve(t, config(server.URL()))
+	claimFresh(t, r)
+	do(t, admin(t, server), "CONFIG", "SET", "maxmemory", "1kb")
+	for range 3 {
+		wantCode(t, r.Claim(t.Context(), fresh()), broker.Unavailable)
+	}
+	do(t, admin(t, server), "CONFIG", "SET", "maxmemory", "0")
+	claimFresh(t, r)
+}
+
+func TestAServerThatIsNotFitIsNotReadyAndClaimsNothing(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		args   []string
+		order  []any // given to the server once it runs
+		change func(*replay.RedisConfig)
+		says   string
+	}{
+		"a policy that evicts":             {args: []string{"--maxmemory-policy", "allkeys-lru"}, says: "noeviction"},
+		"no append-only file":              {change: func(c *replay.RedisConfig) { c.UnsafeNoPersistence = false }, says: "unsafe_no_persistence"},
+		"a cluster":                        {args: []string{"--cluster-enabled", "yes", "--cluster-port", "0"}, says: "Redis Cluster"},
+		"a replica":                        {args: []string{"--replicaof", "127.0.0.1 1"}, says: "role"},
+		"replicas that are not there":      {change: func(c *replay.RedisConfig) { c.Replicas = 1 }, says: "0 of the 1 replicas"},
+		"a clock that is off":              {change: func(c *replay.RedisConfig) { c.Now = late }, says: "clocks"},
+		"a password that we do not know":   {args: []string{"--requirepass", "sesame"}, says: "NOAUTH"},
+		"a user who may not read INFO":     {order: []any{"ACL", "SETUSER", "default", "-info"}, says: "permissions"},
+		"a database that is not there":     {change: func(c *replay.RedisConfig) { c.URL = strings.TrimSuffix(c.URL, "0") + "99" }, says: "DB index"},
+		"nothing that listens":             {change: func(c *replay.RedisConfig) { c.URL = "redis://127.0.0.1:1" }, says: "refused"},
+		"something else than TLS":          {change: func(c *replay.RedisConfig) { c.URL = "rediss" + strings.TrimPrefix(c.URL, "redis") }, says: "deadline"},
+		"a broker without a random source": {change: func(c *replay.RedisConfig) { c.Rand = bytes.NewReader(nil) }, says: "nonce"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			args := row.args
+			if strings.Contains(strings.Join(args, " "), "--cluster-port") {
+				port, err := servers.FreePort()
+				if err != nil {
+					t.Fatal(err)
+				}
+				args = []string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(port)}
+			}
+			server := startRedis(t, args...)
+			if row.order != nil {
+				do(t, admin(t, server), row.order...)
+			}
+			c := config(server.URL())
+			if row.change != nil {
+				row.change(&c)
+			}
+			r := open(t, c)
+			err := r.Check(t.Context())
+			if err == nil || !strings.Contains(err.Error(), row.says) {
+				t.Errorf("got %v, want something about %q", err, row.says)
+			}
+			if r.Ready(t.Context()) == nil {
+				t.Error("it is ready")
+			}
+			wantCode(t, r.Claim(t.Context(), fresh()), broker.Unavailable)
+		})
+	}
+}
+
+func late() time.Time { return time.Now().Add(-6 * time.Second) }
+
+func TestAServerThatBecomesUnfitStopsTheClaimsUntilItIsPutRight(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	op := admin(t, server)
+	var log lines
+	c := config(server.URL())
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	r := serve(t, c)
+	claimFresh(t, r)
+	do(t, op, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+	eventually(t, "still claims", func() error {
+		if r.Claim(t.Context(), fresh()) == nil {
+			return errors.New("a token was claimed of a server that evicts")
+		}
+		return nil
+	})
+	if !strings.Contains(log.String(), "noeviction") {
+		t.Errorf("the log does not say why:\n%s", log.String())
+	}
+	do(t, op, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+	claimFresh(t, r)
+}
+
+func TestClaimsStopWhenNobodyProbesAnyMore(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	clock := brokertest.NewClock(time.Now())
+	c := config(server.URL())
+	c.Now = clock.Now
+	r := open(t, c)
+	if err := r.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	clock.Advance(time.Minute)
+	err := r.Claim(t.Context(), fresh())
+	wantCode(t, err, broker.Unavailable)
+	if err == nil || !strings.Contains(err.Error(), "not looked at") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAClaimIsRefusedWhereTheClocksDiffer(t *testing.T) {
+	t.Parallel()
+	clock := brokertest.NewClock(time.Now())
+	c := config(startRedis(t).URL())
+	c.Now = clock.Now
+	r := open(t, c)
+	for _, off := range []time.Duration{-8 * time.Second, 8 * time.Second} {
+		clock.Set(time.Now())
+		if err := r.Check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		clock.Advance(off)
+		err := r.Claim(t.Context(), fresh())
+		wantCode(t, err, broker.Unavailable)
+		if err == nil || !strings.Contains(err.Error(), "clocks") {
+			t.Errorf("%s off: %v", off, err)
+		}
+	}
+}
