@@ -46,15 +46,26 @@ fi
 # that is refused for the time of the install, unless it is refused already.
 policy=/usr/sbin/policy-rc.d
 made=""
-cleanup() { [ -z "$made" ] || $as_root rm -f "$policy"; }
+log=$(mktemp)
+cleanup() {
+	rm -f "$log"
+	[ -z "$made" ] || $as_root rm -f "$policy"
+}
 trap cleanup EXIT
 if [ ! -e "$policy" ]; then
 	printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
 	$as_root chmod 755 "$policy"
 	made=yes
 fi
+
+apt() {
+	$as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq "$@" >>"$log" 2>&1 || {
+		cat "$log" >&2
+		echo "apt-get $* failed" >&2
+		exit 1
+	}
+}
 echo "installing:$packages"
-export DEBIAN_FRONTEND=noninteractive
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq update
+apt update
 # shellcheck disable=SC2086 # a list of packages
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq -y install --no-install-recommends $packages >/dev/null
+apt -y install --no-install-recommends $packages
