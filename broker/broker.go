@@ -20,7 +20,9 @@ type Config struct {
 	Leases   Leases
 	Book     LeaseBook
 	Sessions Sessions
-	Targets  map[string]Minter // by the name that grants use
+	Answers  Answers
+	Encode   func(Answer) ([]byte, error) // an answer as a client reads it, to be sealed
+	Targets  map[string]Minter            // by the name that grants use
 	Limits   Limits
 	Meter    Meter
 	Log      *slog.Logger
@@ -62,6 +64,7 @@ type Answer struct {
 	Granted  []Granted
 	Decision Decision
 	DryRun   bool
+	Sealed   *Sealed // instead of all above that is secret, for a request with a Recipient
 }
 
 // Granted is one credential of an answer.
@@ -80,6 +83,8 @@ type Broker struct {
 	leases   Leases
 	book     LeaseBook
 	sessions Sessions
+	answers  Answers
+	encode   func(Answer) ([]byte, error)
 	targets  map[string]Minter
 	limits   Limits
 	meter    Meter
@@ -100,7 +105,7 @@ func New(c Config) (*Broker, error) {
 	}
 	return &Broker{
 		verifier: c.Verifier, policy: c.Policy, replay: c.Replay, journal: c.Journal,
-		leases: c.Leases, book: c.Book, sessions: c.Sessions, targets: maps.Clone(c.Targets),
+		leases: c.Leases, book: c.Book, sessions: c.Sessions, answers: c.Answers, encode: c.Encode, targets: maps.Clone(c.Targets),
 		limits: c.Limits, meter: c.Meter, log: c.Log, now: c.Now, rand: c.Rand,
 		mintTimeout:   cmp.Or(c.MintTimeout, 20*time.Second),
 		revokeTimeout: cmp.Or(c.RevokeTimeout, 20*time.Second),

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -19,6 +20,20 @@ func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer,
 	if err != nil {
 		return answer, b.refused(r, Identity{}, Decision{}, err)
 	}
+	seal, err := newSealer(r.Recipient, id.Token)
+	if err == nil && !seal.none() && b.answers == nil {
+		err = fail(BadRequest, nil, "recipient_key is not supported by this broker")
+	}
+	if err != nil {
+		return answer, b.refused(r, id, Decision{}, err)
+	}
+	answer.Sealed, err = b.redeliver(ctx, seal, id, r)
+	switch {
+	case err != nil:
+		return answer, b.refused(r, id, Decision{}, err)
+	case answer.Sealed != nil:
+		return answer, nil
+	}
 	answer.Decision, err = b.decide(ctx, id, r)
 	if err != nil || r.DryRun {
 		return answer, err
@@ -30,10 +45,11 @@ func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer,
 	if err != nil {
 		return answer, b.refused(r, id, answer.Decision, err)
 	}
+	plan.seal = seal
 	if err := b.startSession(plan); err != nil {
 		return answer, b.refused(r, id, answer.Decision, err)
 	}
-	if err := b.claim(ctx, id); err != nil {
+	if err := b.claim(ctx, id, plan.session); err != nil {
 		return answer, b.refused(r, id, answer.Decision, err)
 	}
 	// The token is spent. A client that hangs up now does not stop us half way.
@@ -55,6 +71,19 @@ func (b *Broker) More(ctx context.Context, session Secret, r Request) (Answer, e
 	if err := b.mints(s); err != nil {
 		return answer, b.refused(r, s.For, Decision{}, err)
 	}
+	seal, err := sealerOf(s, r)
+	if err != nil {
+		return answer, b.refused(r, s.For, Decision{}, err)
+	}
+	if r.Idempotency != "" {
+		answer.Sealed, err = b.redeliver(ctx, seal, s.For, r)
+		switch {
+		case err != nil:
+			return answer, b.refused(r, s.For, Decision{}, err)
+		case answer.Sealed != nil:
+			return answer, nil
+		}
+	}
 	answer.Decision, err = b.decide(ctx, s.For, r)
 	if err != nil || r.DryRun {
 		return answer, err
@@ -66,7 +95,11 @@ func (b *Broker) More(ctx context.Context, session Secret, r Request) (Answer, e
 	if err != nil {
 		return answer, b.refused(r, s.For, answer.Decision, err)
 	}
+	plan.seal = seal
 	plan.bind(s, Secret{})
+	if err := b.claimRequest(ctx, s, r); err != nil {
+		return answer, b.refused(r, s.For, answer.Decision, err)
+	}
 	ctx, done := b.detach(ctx)
 	defer done()
 	return b.issue(ctx, answer, plan)
@@ -118,12 +151,26 @@ func (b *Broker) verify(ctx context.Context, token Secret) (Identity, error) {
 }
 
 // claim spends a token. Whatever is not a clear yes is a no.
-func (b *Broker) claim(ctx context.Context, id Identity) error {
-	err := b.replay.Claim(ctx, Claim{Token: id.Token, IssuedAt: id.IssuedAt, Until: id.KeepUntil})
-	if err != nil {
-		return asError(err, Unavailable, "it could not be made sure that the token is used once")
+func (b *Broker) claim(ctx context.Context, id Identity, s Session) error {
+	owner := OwnerOf(s.Recipient)
+	err := b.replay.Claim(ctx, Claim{Token: id.Token, IssuedAt: id.IssuedAt, Until: id.KeepUntil, Owner: owner, Session: s.ID})
+	switch {
+	case err == nil:
+		return nil
+	case CodeOf(err) == TokenReused:
+		return b.usedAgain(ctx, id, owner, err)
 	}
-	return nil
+	return asError(err, Unavailable, "it could not be made sure that the token is used once")
+}
+
+// sealerOf is a session's sealer: its answers go to the key that opened it.
+// What makes each answer's context its own is the idempotency key, or the
+// request's own id.
+func sealerOf(s Session, r Request) (sealer, error) {
+	if r.Idempotency != "" && len(s.Recipient) == 0 {
+		return sealer{}, fail(BadRequest, nil, "an Idempotency-Key needs a session that was opened with a recipient_key")
+	}
+	return newSealer(s.Recipient, idempotent(s.ID, cmp.Or(r.Idempotency, r.ID)))
 }
 
 // session finds the job session of a token.

@@ -15,6 +15,17 @@ const (
 	Write Access = "write"
 )
 
+// OnReuse says what becomes of a grant's credentials when somebody else offers
+// the token that bought them.
+type OnReuse string
+
+// What a second presentation of a token does. It is journalled and counted in
+// either case.
+const (
+	OnReuseKeep   OnReuse = ""       // nothing more
+	OnReuseRevoke OnReuse = "revoke" // what the first exchange got is taken back
+)
+
 // Grant is a named thing a job can ask for, as the operator defined it. It is
 // immutable and stored with each lease, so that a later edit does not change
 // how a credential is taken back.
@@ -25,6 +36,7 @@ type Grant struct {
 	MaxTTL  time.Duration     `json:"max_ttl"`
 	MaxLive int               `json:"max_live,omitempty"` // live leases of this grant, over all jobs; 0: no cap
 	Access  Access            `json:"access"`
+	OnReuse OnReuse           `json:"on_reuse,omitempty"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	Params  json.RawMessage   `json:"params,omitempty"` // the kind's settings, as a JSON object; checked when loaded
 }

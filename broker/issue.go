@@ -17,6 +17,7 @@ type plan struct {
 	leases  []Lease
 	session Session
 	token   Secret // zero: the session exists already
+	seal    sealer
 }
 
 // plan draws the ids and asks each minter for its handle. Whole seconds only:
@@ -42,7 +43,7 @@ func (b *Broker) startSession(p *plan) error {
 	if err != nil {
 		return &Error{Code: Internal, Reason: "no_randomness", Err: err, Public: "something went wrong on our side"}
 	}
-	p.bind(Session{ID: id, For: p.id, Opened: b.now(), Expires: p.id.Expires}, token)
+	p.bind(Session{ID: id, For: p.id, Opened: b.now(), Expires: p.id.Expires, Recipient: p.request.Recipient}, token)
 	return nil
 }
 
@@ -117,8 +118,19 @@ func (b *Broker) issue(ctx context.Context, answer Answer, p *plan) (Answer, err
 	for i, c := range made {
 		answer.Granted = append(answer.Granted, Granted{Lease: p.leases[i], Credential: c})
 	}
+	sealed, err := b.seal(ctx, p.seal, answer)
+	if err != nil { // a fault of ours: what nobody can read is taken back
+		b.undo(ctx, p, len(made), "seal")
+		return answer.withoutCredentials(), b.failed(p, asError(err, Internal, "something went wrong on our side"))
+	}
 	b.meter.Exchanged(p.id.Issuer, "issued")
-	return answer, nil
+	return sealed, nil
+}
+
+// withoutCredentials is an answer whose credentials are being taken back.
+func (a Answer) withoutCredentials() Answer {
+	a.Granted = nil
+	return a
 }
 
 // open stores the leases as pending: from then on a sweeper finds them.
@@ -195,7 +207,7 @@ func (b *Broker) undo(ctx context.Context, p *plan, n int, reason string) {
 // record is the plan as the journal keeps it.
 func (p *plan) record(e Event, at time.Time) Record {
 	r := about(e, at, p.request.ID, p.id, p.version)
-	r.Keep = p.id.KeepUntil
+	r.Keep, r.Owner = p.id.KeepUntil, OwnerOf(p.session.Recipient)
 	r.Leases = append([]Lease(nil), p.leases...)
 	for _, l := range p.leases {
 		r.Rules = append(r.Rules, l.Rule)

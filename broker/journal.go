@@ -10,24 +10,25 @@ type Event string
 
 // The events of the journal.
 const (
-	EventStarted   Event = "started"   // a broker opened the journal
-	EventStopped   Event = "stopped"   // and closed it in order
-	EventTornTail  Event = "torn_tail" // an incomplete last line was set aside
-	EventPolicy    Event = "policy"    // a policy version was loaded
-	EventRefused   Event = "refused"   // a token was not accepted
-	EventReused    Event = "reused"    // a used token was offered again
-	EventDenied    Event = "denied"    // policy said no
-	EventIntent    Event = "intent"    // about to mint: token spent, handles fixed
-	EventIssued    Event = "issued"    // about to answer
-	EventUndone    Event = "undone"    // a mint failed or was withheld, and was taken back
-	EventExtended  Event = "extended"  // a job session got a fresh token
-	EventShut      Event = "shut"      // a job session is being given back
-	EventRevoked   Event = "revoked"   // a credential is gone
-	EventUnrevoked Event = "unrevoked" // revoking failed; it is tried again
-	EventOrphan    Event = "orphan"    // a credential without a lease was found overdue in a target and dropped
-	EventOperator  Event = "operator"  // an operator's act
-	EventSuspended Event = "suspended" // the journal could not be written for a while
-	EventDropped   Event = "dropped"   // notes were counted instead of written
+	EventStarted   Event = "started"     // a broker opened the journal
+	EventStopped   Event = "stopped"     // and closed it in order
+	EventTornTail  Event = "torn_tail"   // an incomplete last line was set aside
+	EventPolicy    Event = "policy"      // a policy version was loaded
+	EventRefused   Event = "refused"     // a token was not accepted
+	EventAgain     Event = "redelivered" // a client that lost its answer got the same again
+	EventReused    Event = "reused"      // a used token was offered again
+	EventDenied    Event = "denied"      // policy said no
+	EventIntent    Event = "intent"      // about to mint: token spent, handles fixed
+	EventIssued    Event = "issued"      // about to answer
+	EventUndone    Event = "undone"      // a mint failed or was withheld, and was taken back
+	EventExtended  Event = "extended"    // a job session got a fresh token
+	EventShut      Event = "shut"        // a job session is being given back
+	EventRevoked   Event = "revoked"     // a credential is gone
+	EventUnrevoked Event = "unrevoked"   // revoking failed; it is tried again
+	EventOrphan    Event = "orphan"      // a credential without a lease was found overdue in a target and dropped
+	EventOperator  Event = "operator"    // an operator's act
+	EventSuspended Event = "suspended"   // the journal could not be written for a while
+	EventDropped   Event = "dropped"     // notes were counted instead of written
 )
 
 // Record is one entry of the journal. It never holds a secret. Zero fields are
@@ -41,6 +42,7 @@ type Record struct {
 	Subject string    `json:"subject,omitempty"`
 	Token   TokenID   `json:"token,omitzero"`
 	Keep    time.Time `json:"keep_until,omitzero"` // with Token: how long it must be remembered as used
+	Owner   Owner     `json:"owner,omitzero"`      // with Token: whose the answer is
 	Job     *Job      `json:"job,omitempty"`
 	Claims  Claims    `json:"claims,omitempty"` // those that the issuer's profile lists
 	Session *Session  `json:"session,omitempty"`

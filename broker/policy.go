@@ -13,6 +13,14 @@ type Request struct {
 	ID     string // the request's id, for the journal, the log and the answer
 	Wants  []Want // no wants: only a job session
 	DryRun bool   // decide, and do nothing
+
+	// Recipient is the client's ephemeral X25519 key: the answer is sealed to
+	// it, and can be fetched again. Nil: a plain answer, strictly once.
+	Recipient []byte
+	// Idempotency names a request on a job session, so that it can be made
+	// again: at most 255 visible ASCII characters. It needs a session that
+	// was opened with a Recipient.
+	Idempotency string
 }
 
 // Permit is one grant that policy gives.

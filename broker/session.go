@@ -41,6 +41,8 @@ type Session struct {
 	Opened  time.Time `json:"opened"`
 	Expires time.Time `json:"expires"` // it mints until then (the CI token's exp), and gives back as long as a lease lives
 	Closing bool      `json:"closing,omitempty"`
+
+	Recipient []byte `json:"recipient,omitempty"` // the key that its answers are sealed to; public
 }
 
 // Sessions is where job sessions are kept. Each method is atomic. A session is

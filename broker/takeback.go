@@ -48,7 +48,7 @@ func (b *Broker) Extend(ctx context.Context, session, token Secret, request stri
 		return Session{}, b.refused(r, fresh, Decision{}, &Error{Code: BadRequest, Reason: "not_longer",
 			Public: "the token expires no later than the session does; it was not used"})
 	}
-	if err := b.claim(ctx, fresh); err != nil {
+	if err := b.claim(ctx, fresh, s); err != nil {
 		return Session{}, b.refused(r, fresh, Decision{}, err)
 	}
 	ctx, done := b.detach(ctx)

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"cmp"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,15 +71,18 @@ func noBody(r *http.Request) error {
 	return nil
 }
 
-// decodeWants reads the body of an exchange.
+// decodeWants reads the body of an exchange, or of a request on a session,
+// which was bound to its recipient when it was opened.
 func decodeWants(body []byte) (broker.Request, error) {
 	m, err := document(body, "grants", "recipient_key", "dry_run")
 	if err != nil {
 		return broker.Request{}, err
 	}
 	var r broker.Request
-	if _, there := m["recipient_key"]; there {
-		return r, badRequest("recipient_key is not supported by this version")
+	if raw, there := m["recipient_key"]; there {
+		if r.Recipient, err = decodeRecipient(raw); err != nil {
+			return r, err
+		}
 	}
 	if raw, there := m["dry_run"]; there {
 		if r.DryRun = string(raw) == "true"; !r.DryRun && string(raw) != "false" {
@@ -89,6 +93,31 @@ func decodeWants(body []byte) (broker.Request, error) {
 		r.Wants, err = decodeGrants(raw)
 	}
 	return r, err
+}
+
+// decodeRecipient reads an X25519 public key (RFC 7748): 32 bytes in base64url
+// without padding. The broker refuses those of low order.
+func decodeRecipient(raw json.RawMessage) ([]byte, error) {
+	s, ok := text(raw)
+	key, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if !ok || err != nil || len(key) != 32 {
+		return nil, badRequest("recipient_key must be an X25519 public key: 32 bytes in base64url without padding")
+	}
+	return key, nil
+}
+
+// decodeIdempotency reads the Idempotency-Key header: at most 255 visible ASCII
+// characters, once.
+func decodeIdempotency(h http.Header) (string, error) {
+	values := h.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	if len(values) > 1 || len(values[0]) == 0 || len(values[0]) > 255 ||
+		strings.ContainsFunc(values[0], func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", badRequest("Idempotency-Key must be there once, with 1 to 255 visible ASCII characters")
+	}
+	return values[0], nil
 }
 
 func decodeGrants(raw json.RawMessage) ([]broker.Want, error) {

@@ -424,7 +424,7 @@ func TestAConfigWithoutAPartIsRefused(t *testing.T) {
 		}
 	}
 	ok := func(context.Context) error { return nil }
-	for name, checks := range map[string][]Check{"no name": {{Func: ok}}, "no function": {{Name: "a"}}, "one name twice": {{"a", ok}, {"a", ok}}} {
+	for name, checks := range map[string][]Check{"no name": {{Func: ok}}, "no function": {{Name: "a"}}, "one name twice": {{Name: "a", Func: ok}, {Name: "a", Func: ok}}} {
 		c := publicConfig(&fakeBroker{}, &logBook{})
 		c.Ready = checks
 		if c.Check() == nil {

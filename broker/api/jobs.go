@@ -14,8 +14,23 @@ type jobs struct {
 	buying    chan struct{} // one element for each request that is buying
 }
 
-func (j *jobs) exchange(c *call) (reply, error) { return j.buy(c, j.exchanger.Exchange) }
-func (j *jobs) more(c *call) (reply, error)     { return j.buy(c, j.exchanger.More) }
+func (j *jobs) exchange(c *call) (reply, error) {
+	return j.buy(c, func(ctx context.Context, token broker.Secret, r broker.Request) (broker.Answer, error) {
+		if r.Idempotency != "" {
+			return broker.Answer{}, badRequest("Idempotency-Key is for requests on a job session; here recipient_key does that")
+		}
+		return j.exchanger.Exchange(ctx, token, r)
+	})
+}
+
+func (j *jobs) more(c *call) (reply, error) {
+	return j.buy(c, func(ctx context.Context, token broker.Secret, r broker.Request) (broker.Answer, error) {
+		if r.Recipient != nil {
+			return broker.Answer{}, badRequest("recipient_key is given when the session is opened, and holds for all its answers")
+		}
+		return j.exchanger.More(ctx, token, r)
+	})
+}
 
 // buy is both ways to get credentials: they differ in what the token is.
 func (j *jobs) buy(c *call, from func(context.Context, broker.Secret, broker.Request) (broker.Answer, error)) (reply, error) {
@@ -33,6 +48,9 @@ func (j *jobs) buy(c *call, from func(context.Context, broker.Secret, broker.Req
 	}
 	defer leave()
 	r.ID = c.id
+	if r.Idempotency, err = decodeIdempotency(c.http.Header); err != nil {
+		return reply{}, err
+	}
 	a, err := from(c.ctx(), c.bearer, r)
 	c.issuer = a.Session.For.Issuer
 	switch {
@@ -44,6 +62,8 @@ func (j *jobs) buy(c *call, from func(context.Context, broker.Secret, broker.Req
 		return reply{}, &broker.Error{Code: broker.Internal, Reason: "dry_run_mixed_up"}
 	case a.DryRun:
 		return replyJSON(showDryRun(c.id, a))
+	case a.Sealed != nil:
+		return replyJSON(showSealed(c.id, *a.Sealed))
 	}
 	return replyJSON(showAnswer(c.id, a))
 }

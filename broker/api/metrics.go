@@ -106,6 +106,48 @@ func (m *Metrics) WatchJournal(healthy func() error) {
 	}))
 }
 
+// IssuerKeys is how the keys of one configured issuer are.
+type IssuerKeys struct {
+	Issuer  string
+	Usable  bool      // tokens can be verified
+	Fetched time.Time // zero: never
+}
+
+// WatchIssuers adds daypass_issuer_keys_usable and
+// daypass_issuer_keys_fetched_seconds, by issuer. Call it once, with a function
+// that does not block.
+func (m *Metrics) WatchIssuers(status func() []IssuerKeys) {
+	m.registry.MustRegister(issuerKeys(status))
+}
+
+// issuerKeys is a [prometheus.Collector].
+type issuerKeys func() []IssuerKeys
+
+var (
+	keysUsable = prometheus.NewDesc("daypass_issuer_keys_usable",
+		"1 while tokens of the issuer can be verified.", []string{"issuer"}, nil)
+	keysFetched = prometheus.NewDesc("daypass_issuer_keys_fetched_seconds",
+		"When the issuer's keys in use were fetched, as seconds since 1970; 0: never.", []string{"issuer"}, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (issuerKeys) Describe(out chan<- *prometheus.Desc) { out <- keysUsable; out <- keysFetched }
+
+// Collect implements [prometheus.Collector].
+func (k issuerKeys) Collect(out chan<- prometheus.Metric) {
+	for _, s := range k() {
+		usable, fetched := 0.0, 0.0
+		if s.Usable {
+			usable = 1
+		}
+		if !s.Fetched.IsZero() {
+			fetched = float64(s.Fetched.Unix())
+		}
+		out <- prometheus.MustNewConstMetric(keysUsable, prometheus.GaugeValue, usable, s.Issuer)
+		out <- prometheus.MustNewConstMetric(keysFetched, prometheus.GaugeValue, fetched, s.Issuer)
+	}
+}
+
 // served measures one request. A nil Metrics measures nothing.
 func (m *Metrics) served(route string, status int, took time.Duration) {
 	if m != nil {
@@ -138,7 +180,7 @@ func knownOutcomes(more []string) map[string]bool {
 	for _, list := range [][]string{{
 		"issued", "ok", "failed",
 		"denied_stranger", "other_job", "session_unknown", "too_many_live", "journal", "plan", "no_randomness",
-		"journal_intent", "journal_issued", "session_start", "issued_in_future", "replay_store", "keys_unavailable",
+		"journal_intent", "journal_issued", "session_start", "redelivered", "being_answered", "idempotency_key_used", "not_longer", "issued_in_future", "replay_store", "keys_unavailable",
 	}, {
 		"alg_refused", "ambiguous", "aud_not_single", "audience_mismatch", "claim_missing", "claims", "encoding",
 		"exp_before_iat", "exp_missing", "header", "header_member", "iat_in_future", "iat_missing", "issuer_unknown",

@@ -110,3 +110,19 @@ func TestTwoMetricsDoNotMeet(t *testing.T) {
 		t.Error("they share a registry")
 	}
 }
+
+func TestTheKeysOfEachIssuerAreMeasured(t *testing.T) {
+	m := NewMetrics(MetricsConfig{})
+	m.WatchIssuers(func() []IssuerKeys {
+		return []IssuerKeys{{Issuer: "github", Usable: true, Fetched: noon}, {Issuer: "gitlab"}}
+	})
+	text := scrape(t, m)
+	for _, want := range []string{
+		`daypass_issuer_keys_usable{issuer="github"} 1`, `daypass_issuer_keys_usable{issuer="gitlab"} 0`,
+		`daypass_issuer_keys_fetched_seconds{issuer="gitlab"} 0`, `daypass_issuer_keys_fetched_seconds{issuer="github"} 1.7`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+}

@@ -13,13 +13,16 @@ import (
 	"github.com/daypass-dev/daypass/broker"
 )
 
-// Check is one part that must work for the broker to be of use. Func says why
+// Check is one part that should work for the broker to be of use. Func says why
 // it does not, or nil; it must heed its context and be safe for concurrent use.
 // Of an [*broker.Error] the public text is shown to anyone who asks; other
 // errors only reach the log.
 type Check struct {
 	Name string
 	Func func(context.Context) error
+	// Degrades says that the broker is of use without this part: it is told,
+	// and logged, but does not make the broker unready.
+	Degrades bool
 }
 
 func checkChecks(checks []Check) []error {
@@ -94,7 +97,7 @@ func (r *readiness) ask() readyJSON {
 	answer := readyJSON{Ready: true, Checks: parts}
 	for i, check := range r.checks {
 		parts[i] = readyPartJSON{Name: check.Name, Ready: causes[i] == nil, Reason: publicReason(causes[i])}
-		answer.Ready = answer.Ready && parts[i].Ready
+		answer.Ready = answer.Ready && (parts[i].Ready || check.Degrades)
 		r.tellChange(i, parts[i], causes[i])
 	}
 	r.at, r.last = r.now(), answer

@@ -42,7 +42,7 @@ func TestReadyMeansThatEveryPartIs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := publicConfig(&fakeBroker{}, &logBook{})
-			c.Ready = []Check{{"journal", good}, {"replay", row.check}}
+			c.Ready = []Check{{Name: "journal", Func: good}, {Name: "replay", Func: row.check}}
 			status, got := readyOf(t, NewPublic(c))
 			if status != row.status || got.Ready != (row.status == 200) || len(got.Checks) != 2 || !got.Checks[0].Ready ||
 				got.Checks[1] != (readyPartJSON{Name: "replay", Ready: row.status == 200, Reason: row.reason}) {
@@ -52,11 +52,25 @@ func TestReadyMeansThatEveryPartIs(t *testing.T) {
 	}
 }
 
+func TestAPartThatOnlyDegradesIsToldAndDoesNotMakeTheBrokerUnready(t *testing.T) {
+	c := publicConfig(&fakeBroker{}, &logBook{})
+	c.Ready = []Check{
+		{Name: "journal", Func: func(context.Context) error { return nil }},
+		{Name: "issuer github", Degrades: true, Func: func(context.Context) error {
+			return &broker.Error{Code: broker.Unavailable, Public: "its keys could not be fetched"}
+		}},
+	}
+	status, got := readyOf(t, NewPublic(c))
+	if status != 200 || !got.Ready || got.Checks[1] != (readyPartJSON{Name: "issuer github", Reason: "its keys could not be fetched"}) {
+		t.Errorf("%d %+v", status, got)
+	}
+}
+
 func TestAPartThatHangsIsNotReadyAfterTwoSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := publicConfig(&fakeBroker{}, &logBook{})
 		c.Now = time.Now
-		c.Ready = []Check{{"replay", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}}
+		c.Ready = []Check{{Name: "replay", Func: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}}
 		began := time.Now()
 		status, got := readyOf(t, NewPublic(c))
 		if status != 503 || got.Ready || time.Since(began) != readyTimeout {
@@ -70,7 +84,7 @@ func TestStrangersCannotMakeThePartsWork(t *testing.T) {
 	now := noon
 	c := publicConfig(&fakeBroker{}, &logBook{})
 	c.Now = func() time.Time { return now }
-	c.Ready = []Check{{"replay", func(context.Context) error { asked.Add(1); return nil }}}
+	c.Ready = []Check{{Name: "replay", Func: func(context.Context) error { asked.Add(1); return nil }}}
 	h := NewPublic(c)
 	for range 100 {
 		readyOf(t, h)
@@ -95,7 +109,7 @@ func TestOnlyAChangeOfReadinessIsLogged(t *testing.T) {
 	var fault error
 	c := publicConfig(&fakeBroker{}, log)
 	c.Now = func() time.Time { return now }
-	c.Ready = []Check{{"journal", func(context.Context) error { return fault }}}
+	c.Ready = []Check{{Name: "journal", Func: func(context.Context) error { return fault }}}
 	h := NewPublic(c)
 	for _, fault = range []error{nil, errors.New("disk full"), errors.New("disk full"), nil, nil} {
 		readyOf(t, h)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -32,6 +33,16 @@ type dryRunJSON struct {
 	DryRun      bool             `json:"dry_run"`
 	Grants      []permitJSON     `json:"grants"`
 	Credentials []credentialJSON `json:"credentials"`
+}
+
+// sealedJSON is an answer that only its client can open: HPKE, in base64url
+// without padding.
+type sealedJSON struct {
+	RequestID string `json:"request_id"`
+	Sealed    struct {
+		Enc        string `json:"enc"`
+		Ciphertext string `json:"ciphertext"`
+	} `json:"sealed"`
 }
 
 type permitJSON struct {
@@ -118,6 +129,19 @@ func showAnswer(id string, a broker.Answer) answerJSON {
 	for _, g := range a.Granted {
 		out.Credentials = append(out.Credentials, showCredential(g))
 	}
+	return out
+}
+
+// EncodeAnswer is the plaintext of a sealed answer: what the client would read
+// had it not asked for a sealed one.
+func EncodeAnswer(a broker.Answer) ([]byte, error) {
+	return json.Marshal(showAnswer(a.Request, a))
+}
+
+func showSealed(id string, s broker.Sealed) sealedJSON {
+	out := sealedJSON{RequestID: id}
+	out.Sealed.Enc = base64.RawURLEncoding.EncodeToString(s.Enc)
+	out.Sealed.Ciphertext = base64.RawURLEncoding.EncodeToString(s.Ciphertext)
 	return out
 }
 

@@ -81,6 +81,7 @@ type Grant struct {
 	MaxTTL  time.Duration     `yaml:"max_ttl,required"` // between 1s and 24h
 	MaxLive int               `yaml:"max_live"`         // 0: no cap
 	Access  string            `yaml:"access"`           // read or write; default write
+	OnReuse string            `yaml:"on_reuse"`         // revoke: take back what a token bought that somebody else offers again
 	Labels  map[string]string `yaml:"labels"`
 	Params  json.RawMessage   `yaml:"params"` // the kind's own settings
 

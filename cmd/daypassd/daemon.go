@@ -64,6 +64,9 @@ func (d *daemon) openIssuers(context.Context, process) error {
 	}
 	var err error
 	d.issuers, err = openIssuers(d.config, cache, d.log)
+	if err == nil {
+		d.metrics.WatchIssuers(d.issuerKeys)
+	}
 	return err
 }
 
@@ -248,13 +251,38 @@ func (d *daemon) openHandlers(context.Context, process) error {
 	return err
 }
 
-// ready are the parts without which the broker is of no use.
+// ready are the parts without which the broker is of no use, and each issuer:
+// one of several that is down is told, and no reason to send jobs elsewhere.
 func (d *daemon) ready() []api.Check {
-	return append([]api.Check{
+	checks := append([]api.Check{
 		{Name: "journal", Func: func(context.Context) error { return d.journal.Healthy() }},
 		{Name: "issuers", Func: d.issuers.Ready},
-		{Name: "keys", Func: func(context.Context) error { return d.ring.Healthy() }},
+		{Name: "keys", Func: func(context.Context) error { return d.ring.Healthy() }, Degrades: true},
 	}, d.state.ready...)
+	for name := range d.issuers.Issuers() {
+		checks = append(checks, api.Check{Name: "issuer " + name, Degrades: true, Func: func(context.Context) error { return d.issuerFault(name) }})
+	}
+	slices.SortStableFunc(checks[len(checks)-len(d.issuers.Issuers()):], func(a, b api.Check) int { return strings.Compare(a.Name, b.Name) })
+	return checks
+}
+
+// issuerFault says why the last fetch of an issuer's keys failed, also while
+// the last good ones still serve.
+func (d *daemon) issuerFault(name string) error {
+	for _, s := range d.issuers.Status() {
+		if s.Name == name && s.Err != nil {
+			return &broker.Error{Code: broker.Unavailable, Err: s.Err, Public: "its keys could not be fetched; the last good ones serve for at most 24 hours"}
+		}
+	}
+	return nil
+}
+
+func (d *daemon) issuerKeys() []api.IssuerKeys {
+	var keys []api.IssuerKeys
+	for _, s := range d.issuers.Status() {
+		keys = append(keys, api.IssuerKeys{Issuer: s.Name, Usable: s.Usable, Fetched: s.Fetched})
+	}
+	return keys
 }
 
 // close gives back what was opened, last first.

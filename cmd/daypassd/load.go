@@ -40,7 +40,7 @@ func (c *Config) brokerGrant(name string, g Grant) broker.Grant {
 	}
 	return broker.Grant{
 		Name: name, Kind: kind, Target: g.brokerTarget(), MaxTTL: g.MaxTTL, MaxLive: g.MaxLive,
-		Access: cmp.Or(broker.Access(g.Access), broker.Write), Labels: g.Labels, Params: g.Params,
+		Access: cmp.Or(broker.Access(g.Access), broker.Write), Labels: g.Labels, Params: g.Params, OnReuse: broker.OnReuse(g.OnReuse),
 	}
 }
 

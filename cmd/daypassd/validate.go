@@ -233,6 +233,8 @@ func (c *Config) checkGrant(f faults, name string, g Grant) {
 	f.addIf(at.At("max_live"), g.MaxLive < 0, "is negative; 0 means no cap")
 	f.addIf(at.At("access"), g.Access != "" && g.Access != string(broker.Read) && g.Access != string(broker.Write),
 		"must be read or write")
+	f.addIf(at.At("on_reuse"), g.OnReuse != "" && g.OnReuse != string(broker.OnReuseRevoke),
+		"must be revoke, or be left out")
 	kind, ok := c.kindOf(f, g)
 	if !ok {
 		return

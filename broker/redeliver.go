@@ -1,0 +1,163 @@
+package broker
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/hpke"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// sealInfo binds sealed answers to what they are.
+const sealInfo = "daypass/v1 exchange"
+
+// sealer encrypts one answer to one client. The zero sealer seals nothing:
+// there is no recipient.
+type sealer struct {
+	enc    []byte
+	sender *hpke.Sender
+	key    AnswerKey
+	aad    []byte
+}
+
+// newSealer encapsulates to a recipient's key before anything is consumed, so
+// that a key that cannot be used (too short, or of low order) is refused while
+// the token is still good. token names what is answered and is authenticated
+// with the answer.
+func newSealer(recipient []byte, token TokenID) (sealer, error) {
+	if len(recipient) == 0 {
+		return sealer{}, nil
+	}
+	bad := func(err error) error {
+		return fail(BadRequest, err, "recipient_key must be an X25519 public key: 32 bytes in base64url, not of low order")
+	}
+	public, err := ecdh.X25519().NewPublicKey(recipient)
+	if err != nil {
+		return sealer{}, bad(err)
+	}
+	key, err := hpke.NewDHKEMPublicKey(public)
+	if err != nil {
+		return sealer{}, bad(err)
+	}
+	enc, sender, err := hpke.NewSender(key, hpke.HKDFSHA256(), hpke.AES128GCM(), []byte(sealInfo))
+	if err != nil {
+		return sealer{}, bad(err)
+	}
+	return sealer{enc: enc, sender: sender, key: NewAnswerKey(token, OwnerOf(recipient)), aad: token[:]}, nil
+}
+
+// none reports whether there is no recipient.
+func (s sealer) none() bool { return s.sender == nil }
+
+// redeliver finds the answer that a client lost: step 3 of an exchange. Nothing
+// is minted twice, and the answer is the same ciphertext as before.
+func (b *Broker) redeliver(ctx context.Context, s sealer, id Identity, r Request) (*Sealed, error) {
+	if s.none() || r.DryRun {
+		return nil, nil
+	}
+	kept, err := b.answers.Kept(ctx, s.key)
+	switch {
+	case errors.Is(err, ErrNoAnswer):
+		return nil, nil
+	case err != nil:
+		return nil, asError(err, Unavailable, "it cannot be found out whether this was answered before")
+	}
+	b.meter.Exchanged(id.Issuer, "redelivered")
+	rec := about(EventAgain, b.now(), r.ID, id, "")
+	rec.Detail = kept.Request
+	b.tell(ctx, rec)
+	return &kept, nil
+}
+
+// seal turns an answer into what only its client can open, and keeps it for a
+// while. That it cannot be kept does not take the answer from the client that
+// is waiting for it.
+func (b *Broker) seal(ctx context.Context, s sealer, answer Answer) (Answer, error) {
+	if s.none() {
+		return answer, nil
+	}
+	plain, err := b.encode(answer)
+	if err != nil {
+		return Answer{}, fmt.Errorf("encode the answer: %w", err)
+	}
+	ciphertext, err := s.sender.Seal(s.aad, plain)
+	if err != nil {
+		return Answer{}, fmt.Errorf("seal the answer: %w", err)
+	}
+	sealed := Sealed{Request: answer.Request, Enc: s.enc, Ciphertext: ciphertext}
+	if err := b.answers.Keep(ctx, s.key, sealed, AnswerLife); err != nil {
+		b.log.Warn("the answer could not be kept; it cannot be fetched again", "request", answer.Request, "err", err)
+	}
+	answer.Sealed = &sealed
+	return answer, nil
+}
+
+// usedAgain is what becomes of a token that was claimed before. Its own client
+// is told to wait for the answer that is being made; anybody else is an alarm.
+func (b *Broker) usedAgain(ctx context.Context, id Identity, owner Owner, err error) error {
+	used, ok := errors.AsType[*Used](err)
+	if !ok {
+		return err
+	}
+	if !owner.IsZero() && used.Owner == owner {
+		if !used.At.IsZero() && b.now().Sub(used.At) < b.mintTimeout+5*time.Second {
+			return &Error{Code: Unavailable, Reason: "being_answered", RetryAfter: time.Second,
+				Public: "this exchange is under way; ask again with the same token and key"}
+		}
+		return err
+	}
+	b.log.Warn("a used token was offered again by somebody else", "issuer", id.Issuer, "token", id.Token, "place", id.Place())
+	b.takeBackReused(ctx, used.Session)
+	return err
+}
+
+// takeBackReused takes back what a token bought whose grant says so.
+func (b *Broker) takeBackReused(ctx context.Context, session SessionID) {
+	if session == "" {
+		return
+	}
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
+	defer done()
+	leases, err := b.book.List(ctx, LeaseFilter{Session: session})
+	if err != nil {
+		b.log.Error("what a reused token bought cannot be listed, so it is not taken back", "err", err)
+		return
+	}
+	for _, l := range leases {
+		if l.Grant.OnReuse == OnReuseRevoke && l.State == LeaseActive {
+			b.revoke(ctx, l, l.Request, "token_reused")
+		}
+	}
+}
+
+// idempotent names a request on a job session for replay protection and kept
+// answers.
+func idempotent(session SessionID, key string) TokenID {
+	return NewTokenID("daypass session "+string(session), key)
+}
+
+// claimRequest makes sure that a request with an idempotency key is made once.
+func (b *Broker) claimRequest(ctx context.Context, s Session, r Request) error {
+	if r.Idempotency == "" {
+		return nil
+	}
+	now := b.now()
+	owner := OwnerOf(s.Recipient)
+	err := b.replay.Claim(ctx, Claim{Token: idempotent(s.ID, r.Idempotency), IssuedAt: now, Until: now.Add(2 * AnswerLife), Owner: owner, Session: s.ID})
+	switch {
+	case err == nil:
+		return nil
+	case CodeOf(err) == TokenReused:
+		err = b.usedAgain(ctx, s.For, owner, err)
+		if CodeOf(err) == TokenReused {
+			return &Error{Code: Conflict, Reason: "idempotency_key_used", Err: err,
+				Public: "this Idempotency-Key was used, and its answer is kept no longer; use another"}
+		}
+		return err
+	case CodeOf(err) == TokenStale:
+		return &Error{Code: Unavailable, Reason: "replay_store", RetryAfter: retrySoon, Err: err,
+			Public: "it could not be made sure that this request is made once"}
+	}
+	return asError(err, Unavailable, "it could not be made sure that this request is made once")
+}
