@@ -43,8 +43,22 @@ func (b *Broker) refused(r Request, id Identity, d Decision, err error) error {
 		note.Event = EventReused
 	}
 	note.Reason = ReasonOf(e)
-	b.journal.Note(note)
+	b.journal.Note(brief(note))
 	return e
+}
+
+// brief is a record that somebody we owe nothing could cause many of: it says
+// who, in few words, and nothing else that came with the token.
+func brief(r Record) Record {
+	r.Subject = ""
+	if r.Job != nil {
+		r.Job = &Job{
+			Repository:   clip(r.Job.Repository, 100),
+			RepositoryID: clip(r.Job.RepositoryID, 100),
+			OwnerID:      clip(r.Job.OwnerID, 100),
+		}
+	}
+	return r
 }
 
 // denied journals policy's no. A caller whose pinned ids match a rule is
@@ -55,7 +69,7 @@ func (b *Broker) denied(ctx context.Context, id Identity, r Request, d Decision)
 	if !d.Known {
 		e.Reason, rec.Reason = "denied_stranger", "denied_stranger"
 		b.meter.Exchanged(id.Issuer, e.Reason)
-		b.journal.Note(rec) // without a stranger's words
+		b.journal.Note(brief(rec)) // without a stranger's words
 		return e
 	}
 	e.Denials = d.Denials

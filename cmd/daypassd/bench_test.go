@@ -48,7 +48,7 @@ const benchPolicy = `rules:
     allow: [{grant: web-identity}]
 `
 
-func newBench(b *testing.B) *bench {
+func newBench(b testing.TB) *bench {
 	b.Helper()
 	dir := b.TempDir()
 	ci, err := fakeissuer.Start(fakeissuer.Options{})
