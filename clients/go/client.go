@@ -145,17 +145,22 @@ func (c *Client) Exchange(ctx context.Context, grants ...Grant) (*Answer, error)
 	return more, nil
 }
 
-// DryRun asks whether the grants would be given. It makes nothing and does not
-// consume the token. A nil error is a yes.
-func (c *Client) DryRun(ctx context.Context, grants ...Grant) error {
+// DryRun asks whether the grants would be given, and by which rules. It makes
+// nothing and does not consume the token. A nil error is a yes to all of them.
+func (c *Client) DryRun(ctx context.Context, grants ...Grant) (*Preview, error) {
 	if c.source == nil {
-		return errNoSource
+		return nil, errNoSource
 	}
-	return c.withToken(ctx, func(ctx context.Context, token Secret) error {
-		r := request(grants)
-		r.DryRun = true
-		return c.call(ctx, http.MethodPost, "/v1/exchange", token, r, new(wireAnswer))
+	var got *Preview
+	err := c.withToken(ctx, func(ctx context.Context, token Secret) error {
+		p, err := c.preview(ctx, token, grants)
+		got = p
+		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	return got, nil
 }
 
 var errNoSource = errors.New("daypass: this client has no source of CI tokens")

@@ -267,14 +267,44 @@ func TestWhereTheBrokerDoesNotSayEverythingIsSensitive(t *testing.T) {
 func TestADryRunSpendsNothing(t *testing.T) {
 	b := orders()
 	c := clientFor(t, numbered(), inMemory{handler: b})
-	if err := c.DryRun(t.Context(), want); err != nil {
-		t.Error(err)
+	p, err := c.DryRun(t.Context(), want)
+	if err != nil || len(p.Permits) != 1 || p.Permits[0].Grant != want.Name || p.Permits[0].Rule == "" || p.Permits[0].TTL != want.TTL {
+		t.Errorf("got %+v, %v", p, err)
 	}
-	if err := c.DryRun(t.Context(), Grant{Name: "vault-keys"}); CodeOf(err) != Denied {
-		t.Errorf("got %v, want a denial", err)
+	if p, err := c.DryRun(t.Context(), Grant{Name: "vault-keys"}); CodeOf(err) != Denied || p != nil {
+		t.Errorf("got %v and %v, want a denial", p, err)
 	}
 	if len(b.Tokens()) != 0 || len(b.Live()) != 0 {
 		t.Errorf("spent %v, made %v", b.Tokens(), b.Live())
+	}
+}
+
+// A broker that does not know dry runs would mint; its answer is no preview.
+func TestADryRunIsNotToldYesByAnAnswerToSomethingElse(t *testing.T) {
+	for name, body := range map[string]string{
+		"an exchange":              `{"request_id":"req_1","session":{"token":"dps_x","expires_at":"2030-01-01T00:00:00Z"},"credentials":[]}`,
+		"an exchange and dry":      `{"dry_run":true,"session":{"token":"dps_x"},"grants":[{"name":"orders-db","rule":"r","ttl":"1m"}]}`,
+		"credentials and no grant": `{"request_id":"req_1","dry_run":true,"credentials":[]}`,
+		"another grant":            `{"dry_run":true,"grants":[{"name":"vault-keys","rule":"r","ttl":"1m"}]}`,
+		"one grant too many":       `{"dry_run":true,"grants":[{"name":"orders-db","ttl":"1m"},{"name":"orders-db","ttl":"1m"}]}`,
+		"no life":                  `{"dry_run":true,"grants":[{"name":"orders-db","rule":"r"}]}`,
+		"a life that is over":      `{"dry_run":true,"grants":[{"name":"orders-db","rule":"r","ttl":"-1m"}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			back := false
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				back = back || r.Method == http.MethodDelete && r.URL.Path == "/v1/session"
+				w.Header().Set("Content-Type", "application/json")
+				fmt.Fprint(w, body)
+			})
+			p, err := clientFor(t, numbered(), inMemory{handler: h}).DryRun(t.Context(), Grant{Name: "orders-db"})
+			if CodeOf(err) != NotDaypass || p != nil {
+				t.Errorf("got %+v and %v, want %s", p, err, NotDaypass)
+			}
+			if back != strings.Contains(body, "session") {
+				t.Errorf("a session that came was given back: %v", back)
+			}
+		})
 	}
 }
 

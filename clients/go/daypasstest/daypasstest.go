@@ -198,6 +198,11 @@ func (b *Broker) issue(w http.ResponseWriter, r *http.Request, session string, o
 	}
 	answer := map[string]any{"credentials": []any{}}
 	if body.DryRun {
+		permits := []any{}
+		for _, g := range body.Grants {
+			permits = append(permits, map[string]any{"name": g.Name, "rule": "fake/" + g.Name, "ttl": lifeOf(g.TTL).String()})
+		}
+		answer["dry_run"], answer["grants"] = true, permits
 		b.answer(w, answer)
 		return
 	}
@@ -212,12 +217,18 @@ func (b *Broker) issue(w http.ResponseWriter, r *http.Request, session string, o
 	b.answer(w, answer)
 }
 
-func (b *Broker) make(session, name, ttl string) map[string]any {
-	c := b.grants[name]
+// lifeOf is as long as was asked for, or an hour.
+func lifeOf(ttl string) time.Duration {
 	life, err := time.ParseDuration(ttl)
 	if err != nil {
-		life = time.Hour
+		return time.Hour
 	}
+	return life
+}
+
+func (b *Broker) make(session, name, ttl string) map[string]any {
+	c := b.grants[name]
+	life := lifeOf(ttl)
 	takeback := c.Takeback
 	if takeback == "" {
 		takeback = "now"
