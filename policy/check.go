@@ -316,9 +316,21 @@ func (c *ruleChecker) checkAllow() {
 		case a.TTL < time.Second || a.TTL%time.Second != 0:
 			c.fault([]any{"allow", i, "ttl"}, "must be whole seconds, one at least")
 		case a.TTL > grant.MaxTTL:
-			c.fault([]any{"allow", i, "ttl"}, "%s is more than grant %q allows: its max_ttl is %s", a.TTL, a.Grant, grant.MaxTTL)
+			c.fault([]any{"allow", i, "ttl"}, "%s is more than grant %q allows: its max_ttl is %s", short(a.TTL), a.Grant, short(grant.MaxTTL))
 		}
 	}
+}
+
+// short writes a duration as people do: 1h30m, not 1h30m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // unknown says that nothing is called so, and what is.
