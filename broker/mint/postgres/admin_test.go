@@ -45,6 +45,29 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+func TestCheckSaysWhichGrantsCouldNotBeMade(t *testing.T) {
+	checker, ok := openMinter(t, holding(server.URL("dpadmin", adminPassword, "app"))).(interface {
+		CheckGrant(context.Context, broker.Grant) error
+	})
+	if !ok {
+		t.Fatal("grants cannot be checked")
+	}
+	for params, want := range map[string]string{
+		`{"roles":["app_owner"]}`:                                           "",
+		`{"roles":["app_owner"],"database":"app"}`:                          "",
+		`{"roles":["app_ownerr"]}`:                                          `"app_ownerr"`,
+		`{"roles":["app_owner","no one"],"owner":"app_owner"}`:              `"no one"`,
+		`{"roles":["indirect"]}`:                                            `"indirect"`,
+		`{"roles":["app_owner"],"database":"app'; DROP ROLE app_owner;--"}`: `does not exist`,
+		`{"roles":[]}`: "name at least one group role",
+	} {
+		err := checker.CheckGrant(t.Context(), broker.Grant{Name: "app-db", Params: []byte(params)})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: want %q, got %v", params, want, err)
+		}
+	}
+}
+
 func TestOpeningATargetContactsNothingButWantsAnAdminSecret(t *testing.T) {
 	if _, err := postgres.Kind().Open(config(holding("postgres://u:p@127.0.0.1:1/app"))); err != nil {
 		t.Error(err)

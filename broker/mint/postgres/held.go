@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -49,8 +50,7 @@ func overdue(now, expires time.Time) bool { return now.After(expires) }
 const oldestServer = 120000
 
 // Check implements [broker.Checker]: the server is there, is a primary, and
-// lets us make roles. Whether each group may be granted is seen only when it
-// is granted; the error says so then.
+// lets us make roles.
 func (m *minter) Check(ctx context.Context) error {
 	return m.failed("check", m.minting.with(ctx, func(c *conn) error {
 		if err := c.primary(); err != nil {
@@ -66,6 +66,30 @@ func (m *minter) Check(ctx context.Context) error {
 		}
 		if !may {
 			return errors.New("the admin role has neither CREATEROLE nor superuser: it cannot make users")
+		}
+		return nil
+	}))
+}
+
+// CheckGrant says why no credential of a grant could be made: its group roles
+// are not there or are too great, or the database that jobs are told is not
+// there. It makes nothing. Whether the admin may grant each group is seen only
+// when it is granted; the error says so then.
+func (m *minter) CheckGrant(ctx context.Context, g broker.Grant) error {
+	p, err := parseParams(g.Params)
+	if err != nil {
+		return err
+	}
+	return m.failed("check", m.minting.with(ctx, func(c *conn) error {
+		if err := c.checkGroups(ctx, p.Roles); err != nil || p.Database == "" {
+			return err
+		}
+		var there bool
+		if err := c.row(ctx, []any{&there}, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, p.Database); err != nil {
+			return err
+		}
+		if !there {
+			return fmt.Errorf("database %q does not exist", p.Database)
 		}
 		return nil
 	}))
