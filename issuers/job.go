@@ -89,6 +89,7 @@ func (a Alternatives) expand(web string, value func(name string) string) string 
 
 func expand(template, web string, value func(name string) string) (string, bool) {
 	var b strings.Builder
+	b.Grow(len(web) + 2*len(template))
 	if rest, ok := strings.CutPrefix(template, webPlace); ok {
 		b.WriteString(web)
 		template = rest

@@ -1,10 +1,6 @@
 package issuers
 
 import (
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,58 +9,8 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 )
 
-// Bounds of a key set.
-const (
-	maxKeys = 64
-	minRSA  = 2048 // bits
-	maxRSA  = 8192 // a larger one costs us more than it costs the sender
-	maxE    = 1<<31 - 1
-)
-
-// algorithmFits names the algorithms we verify, each with the keys that fit. There is no
-// symmetric one, so a public key can never be taken for a shared secret.
-func algorithmFits(alg string) (func(key any) bool, bool) {
-	switch alg {
-	case "RS256", "RS384", "RS512", "PS256", "PS384", "PS512":
-		return isRSA, true
-	case "ES256":
-		return onCurve(elliptic.P256()), true
-	case "ES384":
-		return onCurve(elliptic.P384()), true
-	case "ES512":
-		return onCurve(elliptic.P521()), true
-	case "EdDSA":
-		return func(key any) bool { _, ok := key.(ed25519.PublicKey); return ok }, true
-	}
-	return nil, false
-}
-
-// asymmetric reports whether we verify an algorithm.
-func asymmetric(alg string) bool {
-	_, ok := algorithmFits(alg)
-	return ok
-}
-
-// fits reports whether a key is for an algorithm: by its type, its curve, and
-// its own word where it has one.
-func fits(alg string, key jose.JSONWebKey) bool {
-	fit, ok := algorithmFits(alg)
-	return ok && fit(key.Key) && (key.Algorithm == "" || key.Algorithm == alg)
-}
-
-// isRSA takes what is long enough to be safe and short enough to be cheap.
-func isRSA(key any) bool {
-	k, ok := key.(*rsa.PublicKey)
-	return ok && k.N.BitLen() >= minRSA && k.N.BitLen() <= maxRSA && k.N.Bit(0) == 1 &&
-		k.E >= 3 && k.E <= maxE && k.E&1 == 1
-}
-
-func onCurve(curve elliptic.Curve) func(key any) bool {
-	return func(key any) bool {
-		k, ok := key.(*ecdsa.PublicKey)
-		return ok && k.Curve == curve
-	}
-}
+// maxKeys is how many keys a key set may have.
+const maxKeys = 64
 
 // parseKeys reads a JWKS document (RFC 7517) and keeps the keys that sign with
 // one of algs. A key that is odd is skipped, because providers publish keys for

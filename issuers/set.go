@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-oidc/v3/oidc"
+
 	"github.com/daypass-dev/daypass/broker"
 )
 
@@ -34,6 +36,7 @@ type issuer struct {
 	profile        Profile
 	shared         bool
 	life           time.Duration // the longest exp-iat accepted
+	oidc           *oidc.Config  // not changed once made
 	keys           *keySet
 }
 
@@ -82,6 +85,7 @@ func (s *Set) newIssuer(c Config, p Profile, cacheDir string, log *slog.Logger) 
 		name: c.Name, url: c.URL, web: c.web(p), profileName: c.Profile, profile: p,
 		shared: p.Shared && sameHost(c.URL, p.URL),
 		life:   cmp.Or(c.MaxTokenLife, p.MaxTokenLife),
+		oidc:   &oidc.Config{SupportedSigningAlgs: p.Algorithms, SkipClientIDCheck: true, SkipExpiryCheck: true, Now: s.now},
 		keys:   &keySet{algs: p.Algorithms, every: refreshEvery, pause: refreshPause, now: s.now, log: log},
 	}
 	if c.JWKSFile != "" {

@@ -1,6 +1,7 @@
 package issuers
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"math"
@@ -20,9 +21,10 @@ const (
 
 // token is a CI token taken apart. Nothing of it is believed yet.
 type token struct {
-	raw     string
-	signed  string // header.payload, what the signature covers
-	payload []byte
+	raw       string
+	signed    []byte // header.payload, what the signature covers
+	payload   []byte
+	signature []byte
 
 	alg, kid string
 
@@ -32,9 +34,22 @@ type token struct {
 	issued, expires, validAt time.Time // validAt is nbf; zero if there is none
 }
 
+// strictURL refuses padding, and bits that the last character does not need.
+var strictURL = base64.RawURLEncoding.Strict()
+
 // parse takes a token apart and refuses every form but one: the token that
 // verifies is the only byte string that does.
 func parse(raw string) (*token, error) {
+	t, err := parseSigned(raw)
+	if err != nil {
+		return nil, err
+	}
+	return t, t.readClaims()
+}
+
+// parseSigned takes a JWS in compact serialisation (RFC 7515, 7.1) apart and
+// reads its header. The payload may be anything.
+func parseSigned(raw string) (*token, error) {
 	// Size and dots come first: nothing below may allocate by an attacker's will.
 	if len(raw) > maxToken {
 		return nil, refuse("too_large")
@@ -43,35 +58,40 @@ func parse(raw string) (*token, error) {
 	if strings.Count(raw, ".") != 2 {
 		return nil, refuse("not_compact")
 	}
-	header, rest, _ := strings.Cut(raw, ".")
-	payload, signature, _ := strings.Cut(rest, ".")
-	t := &token{raw: raw, signed: raw[:len(header)+1+len(payload)]}
+	text := []byte(raw)
+	first, last := strings.IndexByte(raw, '.'), strings.LastIndexByte(raw, '.')
+	t := &token{raw: raw, signed: text[:last]}
 
-	head, err := decodePart(header)
-	if err != nil {
-		return nil, err
+	// One buffer holds all parts; each is cut off so that it cannot grow into the next.
+	buffer := make([]byte, 0, len(raw))
+	var head []byte
+	for _, part := range []struct {
+		text []byte
+		into *[]byte
+	}{{text[:first], &head}, {text[first+1 : last], &t.payload}, {text[last+1:], &t.signature}} {
+		start := len(buffer)
+		var err error
+		if buffer, err = decodePart(buffer, part.text); err != nil {
+			return nil, err
+		}
+		*part.into = buffer[start:len(buffer):len(buffer)]
 	}
-	if t.payload, err = decodePart(payload); err != nil {
-		return nil, err
-	}
-	sig, err := decodePart(signature)
-	if err != nil {
-		return nil, err
-	}
-	if len(sig) == 0 {
+	if len(t.signature) == 0 {
 		return nil, refuse("unsigned")
 	}
-	if err := t.readHeader(head); err != nil {
-		return nil, err
-	}
-	return t, t.readClaims()
+	return t, t.readHeader(head)
 }
 
-// decodePart decodes canonical base64url only. Unused bits, padding and line
-// breaks would each give one signed token some twenty encodings.
-func decodePart(part string) ([]byte, error) {
-	b, err := base64.RawURLEncoding.DecodeString(part)
-	if err != nil || base64.RawURLEncoding.EncodeToString(b) != part {
+// decodePart appends canonical base64url only: what it accepts is what encoding
+// the result again gives. Unused bits, padding and line breaks, which the
+// decoder alone would skip, would each give one signed token some twenty
+// encodings.
+func decodePart(into, part []byte) ([]byte, error) {
+	if bytes.ContainsAny(part, "\r\n") {
+		return nil, refuse("encoding")
+	}
+	b, err := strictURL.AppendDecode(into, part)
+	if err != nil {
 		return nil, refuse("encoding")
 	}
 	return b, nil
