@@ -38,13 +38,13 @@ var (
 )
 
 func checkGrant(g broker.Grant) error {
-	p, err := parseParams(g.Params)
+	p, faults := parseParams(g.Params)
 	id := ""
 	if p.PerRepository {
 		id = strings.Repeat("x", maxIDBytes)
 	}
-	_, subjectErr := subject("depl", g.Name, id) // all deployments have four letters
-	return errors.Join(err, subjectErr)
+	_, err := subject("depl", g.Name, id) // all deployments have four letters
+	return errors.Join(append(faults, err)...)
 }
 
 // subject builds the one subject a grant's tokens can have.
@@ -103,16 +103,24 @@ type claims struct {
 // Plan implements [broker.Minter]. It also refuses a token that cannot be
 // built, before a CI token is spent on it.
 func (m *minter) Plan(o broker.Order) (broker.Handle, error) {
-	if _, err := m.claims(o); err != nil {
-		return "", err
-	}
-	return broker.NewHandle(m.deployment, o.NotAfter, o.Lease)
+	h, _, err := m.plan(o)
+	return h, err
 }
 
-// claims are all of the token but the time of its issue.
-func (m *minter) claims(o broker.Order) (claims, error) {
-	p, err := parseParams(o.Grant.Params)
+// plan fixes all of a token but the time of its issue.
+func (m *minter) plan(o broker.Order) (broker.Handle, claims, error) {
+	c, err := m.claims(o)
 	if err != nil {
+		return "", claims{}, err
+	}
+	h, err := broker.NewHandle(m.deployment, o.NotAfter, o.Lease)
+	return h, c, err
+}
+
+// claims are what the token will say, without the time of its issue.
+func (m *minter) claims(o broker.Order) (claims, error) {
+	p, faults := parseParams(o.Grant.Params)
+	if err := errors.Join(faults...); err != nil {
 		return claims{}, fmt.Errorf("params of grant %q: %w", o.Grant.Name, err)
 	}
 	if sameURL(p.Audience, m.issuer) {
@@ -157,7 +165,7 @@ func sameURL(a, b string) bool {
 
 // Mint implements [broker.Minter].
 func (m *minter) Mint(ctx context.Context, o broker.Order, h broker.Handle) (broker.Credential, error) {
-	planned, err := m.Plan(o)
+	planned, c, err := m.plan(o)
 	if err != nil {
 		return broker.Credential{}, err
 	}
@@ -167,10 +175,6 @@ func (m *minter) Mint(ctx context.Context, o broker.Order, h broker.Handle) (bro
 	now := m.now()
 	if !o.NotAfter.After(now) {
 		return broker.Credential{}, errors.New("the token would have expired already")
-	}
-	c, err := m.claims(o)
-	if err != nil {
-		return broker.Credential{}, err
 	}
 	c.IssuedAt, c.NotBefore = now.Unix(), now.Add(-Skew).Unix()
 	payload, err := json.Marshal(c)

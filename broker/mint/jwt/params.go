@@ -1,7 +1,6 @@
 package jwt
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,13 +34,15 @@ var jobFields = map[string]func(broker.Job) string{
 }
 
 // parseParams reads a grant's params strictly and names all faults.
-func parseParams(raw json.RawMessage) (params, error) {
+func parseParams(raw json.RawMessage) (params, []error) {
 	p := params{PerRepository: true}
-	faults := decode(raw, map[string]any{"audience": &p.Audience, "include": &p.Include, "per_repository": &p.PerRepository})
+	faults := broker.DecodeParams(raw, map[string]any{
+		"audience": &p.Audience, "include": &p.Include, "per_repository": &p.PerRepository,
+	})
 	if len(faults) == 0 { // what could not be read would be complained of twice
 		faults = p.check()
 	}
-	return p, errors.Join(faults...)
+	return p, faults
 }
 
 func (p params) check() []error {
@@ -56,7 +57,7 @@ func (p params) check() []error {
 	}
 	for i, name := range p.Include {
 		if jobFields[name] == nil {
-			faults = append(faults, fmt.Errorf("include: no such field %q; there are %s", name, strings.Join(sortedKeys(jobFields), ", ")))
+			faults = append(faults, fmt.Errorf("include: no such field %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(jobFields)), ", ")))
 		}
 		if slices.Contains(p.Include[:i], name) {
 			faults = append(faults, fmt.Errorf("include: %q is named twice", name))
@@ -64,30 +65,3 @@ func (p params) check() []error {
 	}
 	return faults
 }
-
-// decode reads a JSON object field by field: unknown keys and wrong types are
-// faults, all of them are named, and case counts.
-func decode(raw json.RawMessage, fields map[string]any) []error {
-	if len(raw) == 0 {
-		return nil
-	}
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &object); err != nil || object == nil {
-		return []error{errors.New("params are not an object")}
-	}
-	var faults []error
-	for _, key := range sortedKeys(object) {
-		into, known := fields[key]
-		switch {
-		case !known:
-			faults = append(faults, fmt.Errorf("%s: no such setting; there are %s", key, strings.Join(sortedKeys(fields), ", ")))
-		case bytes.Equal(object[key], []byte("null")):
-			faults = append(faults, fmt.Errorf("%s: is empty; leave it out", key))
-		case json.Unmarshal(object[key], into) != nil:
-			faults = append(faults, fmt.Errorf("%s: has the wrong type", key))
-		}
-	}
-	return faults
-}
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

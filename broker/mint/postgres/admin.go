@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"errors"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -48,18 +49,10 @@ func parseAdmin(secret broker.Secret) (*pgx.ConnConfig, endpoint, error) {
 	if config.Database == "" || config.User == "" || config.Password == "" && config.TLSConfig == nil {
 		return nil, endpoint{}, errors.New("the admin URL must name user, password and database")
 	}
-	config.RuntimeParams = sessionParams()
+	config.RuntimeParams = maps.Clone(sessionSettings)
 	config.MaxProtocolMessageBodyLen = 8 << 20
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing prepared: nothing to go stale
 	return config, endpoint{Host: config.Host, Port: int(config.Port), SSLMode: sslModeOf(text)}, nil
-}
-
-func sessionParams() map[string]string {
-	params := make(map[string]string, len(sessionSettings))
-	for k, v := range sessionSettings {
-		params[k] = v
-	}
-	return params
 }
 
 // sslModeOf finds the sslmode an admin URL spells out, for the job to use too.

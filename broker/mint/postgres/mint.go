@@ -17,24 +17,27 @@ import (
 // Plan implements [broker.Minter]. It also refuses a grant that cannot be
 // minted, before a token is spent on it.
 func (m *minter) Plan(o broker.Order) (broker.Handle, error) {
-	if _, err := parseParams(o.Grant.Params); err != nil {
-		return "", fmt.Errorf("params of grant %q: %w", o.Grant.Name, err)
+	h, _, err := m.plan(o)
+	return h, err
+}
+
+func (m *minter) plan(o broker.Order) (broker.Handle, params, error) {
+	p, err := parseParams(o.Grant.Params)
+	if err != nil {
+		return "", params{}, fmt.Errorf("params of grant %q: %w", o.Grant.Name, err)
 	}
-	return broker.NewHandle(m.deployment, o.NotAfter, o.Lease)
+	h, err := broker.NewHandle(m.deployment, o.NotAfter, o.Lease)
+	return h, p, err
 }
 
 // Mint implements [broker.Minter].
 func (m *minter) Mint(ctx context.Context, o broker.Order, h broker.Handle) (broker.Credential, error) {
-	planned, err := m.Plan(o)
+	planned, p, err := m.plan(o)
 	if err != nil {
 		return broker.Credential{}, err
 	}
 	if planned != h {
 		return broker.Credential{}, errors.New("the handle is not the one that was planned for this order")
-	}
-	p, err := parseParams(o.Grant.Params)
-	if err != nil {
-		return broker.Credential{}, err
 	}
 	password, err := newPassword(m.random)
 	if err != nil {

@@ -1,12 +1,13 @@
 package postgres
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/daypass-dev/daypass/broker"
 )
 
 // params are what a grant says.
@@ -40,7 +41,7 @@ func parseParams(raw json.RawMessage) (params, error) {
 	p := params{ScramIterations: defaultIterations}
 	onOwned := "keep"
 	var limit *int
-	faults := decode(raw, map[string]any{
+	faults := broker.DecodeParams(raw, map[string]any{
 		"roles": &p.Roles, "owner": &p.Owner, "database": &p.Database, "on_owned": &onOwned,
 		"scram_iterations": &p.ScramIterations, "connection_limit": &limit,
 		"host": &p.Endpoint.Host, "port": &p.Endpoint.Port, "sslmode": &p.Endpoint.SSLMode,
@@ -129,41 +130,4 @@ func checkIdentifier(s string) error {
 		return fmt.Errorf("%q is a word PostgreSQL reserves", s)
 	}
 	return nil
-}
-
-// decode reads a JSON object field by field: unknown keys and wrong types are
-// faults, all of them are named, and case counts.
-func decode(raw json.RawMessage, fields map[string]any) []error {
-	if len(raw) == 0 {
-		return nil
-	}
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &object); err != nil || object == nil {
-		return []error{errors.New("params are not an object")}
-	}
-	var faults []error
-	for _, key := range sortedKeys(object) {
-		into, known := fields[key]
-		if !known {
-			faults = append(faults, fmt.Errorf("%s: no such setting; there are %s", key, strings.Join(sortedKeys(fields), ", ")))
-			continue
-		}
-		if bytes.Equal(object[key], []byte("null")) {
-			faults = append(faults, fmt.Errorf("%s: is empty; leave it out", key))
-			continue
-		}
-		if err := json.Unmarshal(object[key], into); err != nil {
-			faults = append(faults, fmt.Errorf("%s: has the wrong type", key))
-		}
-	}
-	return faults
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
