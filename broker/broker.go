@@ -94,8 +94,10 @@ type Broker struct {
 
 	mintTimeout, revokeTimeout time.Duration
 
-	rate  *rateLimit
-	stuck stuckLeases
+	rate     *rateLimit // exchanges and requests on sessions
+	told     *rateLimit // records that one token can bring about at will
+	underWay revocations
+	stuck    stuckLeases
 }
 
 // New makes a broker. It contacts nothing.
@@ -110,6 +112,7 @@ func New(c Config) (*Broker, error) {
 		mintTimeout:   cmp.Or(c.MintTimeout, 20*time.Second),
 		revokeTimeout: cmp.Or(c.RevokeTimeout, 20*time.Second),
 		rate:          newRateLimit(c.Limits.ExchangesPerMinute),
+		told:          newRateLimit(toldPerMinute),
 	}, nil
 }
 

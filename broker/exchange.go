@@ -38,7 +38,7 @@ func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer,
 	if err != nil || r.DryRun {
 		return answer, err
 	}
-	if err := b.admit(ctx, id, answer.Decision); err != nil {
+	if err := b.admit(ctx, id, id.Token, answer.Decision); err != nil {
 		return answer, b.refused(r, id, answer.Decision, err)
 	}
 	plan, err := b.plan(id, r, answer.Decision)
@@ -88,7 +88,7 @@ func (b *Broker) More(ctx context.Context, session Secret, r Request) (Answer, e
 	if err != nil || r.DryRun {
 		return answer, err
 	}
-	if err := b.admit(ctx, s.For, answer.Decision); err != nil {
+	if err := b.admit(ctx, s.For, TokenID{}, answer.Decision); err != nil {
 		return answer, b.refused(r, s.For, answer.Decision, err)
 	}
 	plan, err := b.plan(s.For, r, answer.Decision)
@@ -182,9 +182,10 @@ func (b *Broker) session(ctx context.Context, token Secret) (Session, error) {
 	return s, nil
 }
 
-// admit holds the limits that cost nothing to whoever is within them.
-func (b *Broker) admit(ctx context.Context, id Identity, d Decision) error {
-	if wait := b.rate.take(id.Place(), b.now()); wait > 0 {
+// admit holds the limits that cost nothing to whoever is within them. token is
+// the one that is being exchanged; zero for a request on a session.
+func (b *Broker) admit(ctx context.Context, id Identity, token TokenID, d Decision) error {
+	if wait := b.rate.take(id.Place(), token, b.now()); wait > 0 {
 		return &Error{Code: RateLimited, Reason: "rate_limited", RetryAfter: wait,
 			Public: "this repository has made too many exchanges in the last minute; try again later"}
 	}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -10,25 +11,35 @@ import (
 // are busy the new one is refused.
 const maxPlaces = 65536
 
+// countedFor is how long a token that was counted is not counted again.
+const countedFor = 10 * time.Minute
+
 // rateLimit is a token bucket per place: perMinute at once, refilled evenly.
+//
+// A CI token takes from its bucket once, however often it is offered: a token
+// that was used, and then found in some log, must not take what the jobs of
+// its repository need.
 type rateLimit struct {
 	perMinute int
 
-	mu     sync.Mutex // guards places
-	places map[string]bucket
+	mu     sync.Mutex // guards places, and what they lead to
+	places map[string]*bucket
 }
 
 type bucket struct {
-	left float64
-	at   time.Time
+	left    float64
+	at      time.Time
+	counted map[TokenID]time.Time // at most countedFor's worth of perMinute
+	tidied  time.Time
 }
 
 func newRateLimit(perMinute int) *rateLimit {
-	return &rateLimit{perMinute: perMinute, places: make(map[string]bucket)}
+	return &rateLimit{perMinute: perMinute, places: make(map[string]*bucket)}
 }
 
-// take takes one from a place's bucket, or says how long to wait for one.
-func (l *rateLimit) take(place string, now time.Time) time.Duration {
+// take takes one from a place's bucket, or says how long to wait for one. The
+// zero token counts each time.
+func (l *rateLimit) take(place string, token TokenID, now time.Time) time.Duration {
 	if l.perMinute <= 0 {
 		return 0
 	}
@@ -42,20 +53,36 @@ func (l *rateLimit) take(place string, now time.Time) time.Duration {
 		if len(l.places) >= maxPlaces {
 			return time.Minute
 		}
-		b = bucket{left: float64(l.perMinute), at: now}
+		b = &bucket{left: float64(l.perMinute), at: now, counted: make(map[TokenID]time.Time), tidied: now}
+		l.places[place] = b
 	}
 	b.left = l.refilled(b, now)
 	b.at = now
+	if b.wasCounted(token, now) {
+		return 0
+	}
 	if b.left < 1 {
-		l.places[place] = b
 		return 1 + time.Duration((1-b.left)/float64(l.perMinute)*float64(time.Minute)) // never 0, which means now
 	}
 	b.left--
-	l.places[place] = b
+	if !token.IsZero() {
+		b.counted[token] = now
+	}
 	return 0
 }
 
-func (l *rateLimit) refilled(b bucket, now time.Time) float64 {
+// wasCounted reports whether a token has been counted lately, and forgets
+// those of which that is long ago.
+func (b *bucket) wasCounted(token TokenID, now time.Time) bool {
+	if now.Sub(b.tidied) >= time.Minute {
+		maps.DeleteFunc(b.counted, func(_ TokenID, at time.Time) bool { return now.Sub(at) >= countedFor })
+		b.tidied = now
+	}
+	at, ok := b.counted[token]
+	return ok && now.Sub(at) < countedFor
+}
+
+func (l *rateLimit) refilled(b *bucket, now time.Time) float64 {
 	elapsed := max(0, now.Sub(b.at).Minutes())
 	return min(float64(l.perMinute), b.left+elapsed*float64(l.perMinute))
 }

@@ -66,7 +66,7 @@ func (b *Broker) redeliver(ctx context.Context, s sealer, id Identity, r Request
 	b.meter.Exchanged(id.Issuer, "redelivered")
 	rec := about(EventAgain, b.now(), r.ID, id, "")
 	rec.Detail = kept.Request
-	b.tell(ctx, rec)
+	b.tellSome(ctx, id, rec)
 	return &kept, nil
 }
 

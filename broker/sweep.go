@@ -58,10 +58,14 @@ func (b *Broker) SweepTarget(ctx context.Context, target string) (more bool) {
 	// What was never tried goes first: leases that fail for ever must not hold
 	// up one that has just expired.
 	slices.SortStableFunc(due, func(x, y Lease) int { return cmp.Compare(min(x.Attempts, 1), min(y.Attempts, 1)) })
-	failures := 0
+	failures, skipped := 0, 0
 	for _, l := range due {
 		if ctx.Err() != nil || failures >= giveUpPass {
 			break
+		}
+		if b.underWay.has(l.ID) { // somebody waits for it already, and it may take long
+			skipped++
+			continue
 		}
 		if b.revoke(ctx, l, "", sweepReason(l)).State == StateRevoking {
 			failures++
@@ -70,7 +74,7 @@ func (b *Broker) SweepTarget(ctx context.Context, target string) (more bool) {
 		}
 	}
 	b.dropOrphans(ctx, target)
-	return len(due) == sweepBatch && failures == 0
+	return len(due) == sweepBatch && failures+skipped == 0
 }
 
 // due bounds the wait for the store: one that hangs must not end a sweeper's
@@ -116,7 +120,7 @@ func (b *Broker) dropOrphans(ctx context.Context, target string) {
 		l, leased := known[h.Handle]
 		var gone bool
 		switch {
-		case leased && l.State == LeaseRevoking: // it has its own back-off
+		case leased && (l.State == LeaseRevoking || b.underWay.has(l.ID)): // it has its own back-off
 			continue
 		case leased:
 			gone = b.revoke(ctx, l, "", "expired").State != StateRevoking

@@ -93,9 +93,11 @@ func (b *Broker) GiveBack(ctx context.Context, session Secret, request string) (
 	if err := b.sessions.Shut(ctx, s.ID, b.now()); err != nil {
 		return nil, asError(err, Unavailable, "the session store cannot be written")
 	}
-	rec := about(EventShut, b.now(), request, s.For, "")
-	rec.Session = &Session{ID: s.ID, Closing: true}
-	b.tell(ctx, rec)
+	if !s.Closing { // else it is journalled already, and could be a thousand times
+		rec := about(EventShut, b.now(), request, s.For, "")
+		rec.Session = &Session{ID: s.ID, Closing: true}
+		b.tell(ctx, rec)
+	}
 	leases, err := b.book.List(ctx, LeaseFilter{Session: s.ID})
 	if err != nil {
 		return nil, asError(err, Unavailable, "the lease store cannot be read; what the session has is taken back shortly")
@@ -149,11 +151,17 @@ func (b *Broker) RevokeLease(ctx context.Context, id LeaseID, request, by string
 	return b.revoke(ctx, l, request, "operator"), nil
 }
 
-// revoke takes one credential back and keeps the books: closed when it is
-// gone, postponed when it is not.
+// revoke takes one credential back, once at a time: whoever asks for the same
+// meanwhile is told what comes of it.
 func (b *Broker) revoke(ctx context.Context, l Lease, request, why string) Outcome {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
 	defer done()
+	return b.underWay.once(ctx, l, func() Outcome { return b.revokeNow(ctx, l, request, why) })
+}
+
+// revokeNow keeps the books: closed when the credential is gone, postponed when
+// it is not.
+func (b *Broker) revokeNow(ctx context.Context, l Lease, request, why string) Outcome {
 	err := b.takeBack(ctx, l)
 	if errors.Is(err, ErrExpiresOnly) {
 		if b.now().Before(l.NotAfter) {

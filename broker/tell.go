@@ -62,7 +62,8 @@ func brief(r Record) Record {
 }
 
 // denied journals policy's no. A caller whose pinned ids match a rule is
-// somebody whose denials are each worth a record; strangers are counted.
+// somebody whose denials are each worth a record, up to a point; beyond it, and
+// of strangers, they are counted.
 func (b *Broker) denied(ctx context.Context, id Identity, r Request, d Decision) error {
 	e := &Error{Code: Denied, Public: "policy does not give this job what it asks for"}
 	rec := about(EventDenied, b.now(), r.ID, id, d.Version)
@@ -76,7 +77,7 @@ func (b *Broker) denied(ctx context.Context, id Identity, r Request, d Decision)
 	rec.Reason, rec.Grants, rec.Denials = ReasonOf(e), d.Denied, listedDenials(d.Denials, id.Listed)
 	rec.Claims = listedOnly(id).Claims
 	b.meter.Exchanged(id.Issuer, ReasonOf(e))
-	b.tell(ctx, rec)
+	b.tellSome(ctx, id, rec)
 	return e
 }
 
@@ -123,6 +124,20 @@ func (b *Broker) failed(p *plan, err *Error) error {
 	b.log.Error("exchange failed after the token was spent",
 		"request", p.request.ID, "issuer", p.id.Issuer, "reason", ReasonOf(&e), "err", &e)
 	return &e
+}
+
+// toldPerMinute is how many refusals and repetitions of one place are each worth
+// a record.
+const toldPerMinute = 60
+
+// tellSome journals what a job can bring about as often as it likes with one
+// token, and so could fill the disk with: beyond toldPerMinute it is counted.
+func (b *Broker) tellSome(ctx context.Context, id Identity, r Record) {
+	if b.told.take(id.Place(), TokenID{}, b.now()) > 0 {
+		b.journal.Note(r)
+		return
+	}
+	b.tell(ctx, r)
 }
 
 // tell journals what has happened already: if that fails, it has still

@@ -18,7 +18,7 @@ const (
 	maxNote  = 16 << 10
 )
 
-// noteKey says which notes count as the same: a used token by its id, all else
+// noteKey says which notes count as the same: a token that is offered again by its id, all else
 // by the owner that the token speaks for. Nothing that a stranger can vary at
 // will may be part of it, or one job could crowd out everybody's notes.
 type noteKey struct {
@@ -29,7 +29,7 @@ type noteKey struct {
 func keyOf(r broker.Record) noteKey {
 	k := noteKey{event: r.Event, reason: r.Reason, issuer: r.Issuer}
 	switch {
-	case r.Event == broker.EventReused && !r.Token.IsZero():
+	case (r.Event == broker.EventReused || r.Event == broker.EventAgain) && !r.Token.IsZero():
 		k.about = "token " + r.Token.String()
 	case r.Job != nil && r.Job.OwnerID != "":
 		k.about = "owner " + r.Job.OwnerID
