@@ -55,9 +55,6 @@ process that the command leaves behind loses its output five seconds later.`,
 			if len(args) == 0 {
 				return usage("exec: no command: daypass exec -g GRANT -- COMMAND")
 			}
-			if a.output != "" {
-				return usage("exec has no --output: it prints what the command prints")
-			}
 			code, err := a.exec(c.Context(), o, args)
 			a.code = code
 			return failed(err, exitExecFailed)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -76,15 +77,30 @@ func (a *app) report(f *failure) {
 	}
 	switch {
 	case f.code == exitUsage:
-		b.WriteString("daypass: see daypass --help\n")
+		fmt.Fprintf(&b, "daypass: see %s --help\n", a.command)
 	case f.code == exitNewJob:
 		b.WriteString("  hint: this job's CI token has done its one exchange or is too old; run the job again.\n" +
 			"  hint: several daypass commands in one job can share one exchange with --session-file.\n")
+	case answered && e.Code == daypass.NoAnswer && !errors.Is(f.err, daypass.ErrOutcomeUnknown):
+		fmt.Fprintf(&b, "  hint: no broker answered at %s; %s.\n", clean(a.asked), whatToCheck(f.err))
+	case answered && (e.Code == daypass.NotDaypass || e.Code == daypass.NotFound && a.exchanges()):
+		fmt.Fprintf(&b, "  hint: DAYPASS_URL must be what the broker's configuration calls url; what answered is at %s.\n", clean(a.asked))
 	case answered && e.Code == daypass.TokenInvalid:
 		b.WriteString("  hint: daypass whoami shows what the token says; issuer and audience must be those the broker expects.\n")
 	}
 	_, _ = io.WriteString(a.Stderr, b.String()) // stderr is the last place to complain to
 }
+
+func whatToCheck(err error) string {
+	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
+		return "if its certificate is from an authority of your own, name that authority's PEM file in DAYPASS_CACERT"
+	}
+	return "check DAYPASS_URL, the network and HTTPS_PROXY"
+}
+
+// exchanges reports whether the command asks for credentials: a broker always
+// knows the path for that, while a lease may be unknown to it.
+func (a *app) exchanges() bool { return a.command == "daypass exec" || a.command == "daypass get" }
 
 // denied writes why policy said no, as far as the broker tells.
 func denied(b *strings.Builder, e *daypass.Error) {
@@ -107,7 +123,7 @@ func denied(b *strings.Builder, e *daypass.Error) {
 		b.WriteString("  hint: run the job as the rule wants it, or ask the rule's owners for another; daypass whoami shows what the token says.\n")
 		return
 	}
-	b.WriteString("  hint: no rule that may be shown knows this job. Send the request id to the security team: their journal says what the job was and what it asked for.\n")
+	b.WriteString("  hint: no rule that may be shown gives this job what it asked for. Check the names of the grants; if they are right, send the request id to the security team: their journal says what the job was and what it asked for.\n")
 }
 
 // value writes a claim's value as JSON, so that text and numbers differ.

@@ -42,6 +42,7 @@ In GitHub Actions the runner is told on stderr to mask the secrets.`,
 			return failed(a.get(c.Context(), grants, sessionFile), exitFailed)
 		},
 	}
+	a.outputFlag(c, "env (the default), shell, dotenv, json or field=NAME")
 	f := c.Flags()
 	f.StringArrayVarP(&grants, "grant", "g", nil, "`grant` to ask for; may be repeated (DAYPASS_GRANTS)")
 	f.StringVar(&sessionFile, "session-file", a.getenv("DAYPASS_SESSION_FILE"), "`file` to keep the session in; created if absent (DAYPASS_SESSION_FILE)")

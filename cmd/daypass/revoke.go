@@ -32,6 +32,7 @@ that is no failure.`,
 			return failed(a.revoke(ctx, path, lease), exitFailed)
 		},
 	}
+	a.outputFlag(c, "text (the default) or json")
 	c.Flags().StringVar(&path, "session-file", a.getenv("DAYPASS_SESSION_FILE"), "`file` that a session is kept in (DAYPASS_SESSION_FILE)")
 	c.Flags().StringVar(&lease, "lease", "", "`id` of the one lease to give back")
 	return c

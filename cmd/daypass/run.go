@@ -28,7 +28,9 @@ type app struct {
 	url, audience string
 	timeout       time.Duration
 	output        string
-	code          int // what to exit with where there is no error: the child's code
+	code          int    // what to exit with where there is no error: the child's code
+	asked         string // the URL of the broker that was asked last
+	command       string // as on the command line, such as "daypass get"
 }
 
 // run does it all and returns the exit code.
@@ -39,7 +41,8 @@ func run(ctx context.Context, p process) int {
 	root.SetIn(p.Stdin)
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
+	a.command = cmd.CommandPath()
 	if err == nil {
 		return a.code
 	}
@@ -74,7 +77,10 @@ not executable, 127 command not found.`
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "daypass", Short: "Short-lived credentials for CI jobs", Long: about,
-		Version: version(), SilenceUsage: true, SilenceErrors: true,
+		Example: `  export DAYPASS_URL=https://daypass.example.com
+  daypass whoami
+  daypass exec -g orders-db -- psql -c 'select 1'`,
+		Version: shownVersion(), SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
@@ -89,11 +95,15 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.url, "url", a.getenv("DAYPASS_URL"), "the broker's `URL` (DAYPASS_URL)")
 	f.StringVar(&a.audience, "audience", a.getenv("DAYPASS_AUDIENCE"), "what the CI token must name (DAYPASS_AUDIENCE; default: the URL)")
 	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to try to reach the broker")
-	f.StringVarP(&a.output, "output", "o", "", "`format` of what is printed")
 	// A default taken from the environment is not for everybody's eyes.
 	f.Lookup("url").DefValue, f.Lookup("audience").DefValue = "", ""
 	root.AddCommand(a.execCommand(), a.getCommand(), a.whoamiCommand(), a.revokeCommand())
 	return root
+}
+
+// outputFlag gives a command that prints data its --output.
+func (a *app) outputFlag(c *cobra.Command, formats string) {
+	c.Flags().StringVarP(&a.output, "output", "o", "", "`format` of what is printed: "+formats)
 }
 
 // getenv looks a variable up in the run's environment.
@@ -149,11 +159,12 @@ func (a *app) client(url string, source daypass.Source) (*daypass.Client, error)
 	}
 	c, err := daypass.New(daypass.Config{
 		URL: url, Audience: a.audience, Source: source, CACert: a.getenv("DAYPASS_CACERT"),
-		UserAgent: "daypass-cli/" + version(),
+		UserAgent: "daypass-cli/" + shownVersion(),
 	})
 	if err != nil {
 		return nil, usage("%w", err)
 	}
+	a.asked = c.URL()
 	return c, nil
 }
 
@@ -162,7 +173,14 @@ func (a *app) note(format string, args ...any) {
 	fmt.Fprintf(a.Stderr, "daypass: "+format+"\n", args...)
 }
 
-func version() string {
+// version is set when a release is linked.
+var version string
+
+// shownVersion is the release's, or what the go command knows of the module.
+func shownVersion() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "(devel)"

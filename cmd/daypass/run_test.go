@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -62,6 +64,36 @@ func TestASignalDuringTheExchangeLosesNoCredential(t *testing.T) {
 		if live := w.broker.Live(); len(w.broker.Tokens()) != 1 || len(live) != 0 {
 			t.Errorf("%s: tokens %v, still live %v", args[0], w.broker.Tokens(), live)
 		}
+	}
+}
+
+func TestAnUntrustedCertificateIsToldWithTheWayToTrustIt(t *testing.T) {
+	srv := httptest.NewTLSServer(&newWorld().broker)
+	defer srv.Close()
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	var out, errs bytes.Buffer
+	code := run(t.Context(), process{
+		Args: []string{"get", "-g", "orders-db"}, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs,
+		Env: []string{"DAYPASS_URL=" + srv.URL, "DAYPASS_ID_TOKEN=ci.from.test"},
+	})
+	if code != exitUnavailable || !strings.Contains(errs.String(), "DAYPASS_CACERT") {
+		t.Errorf("code %d: %s", code, errs.String())
+	}
+}
+
+func TestALogThatStandsStillExplainsItselfOnce(t *testing.T) {
+	for waits, want := range map[time.Duration]int{patience - time.Second: 0, time.Hour: 1} {
+		synctest.Test(t, func(t *testing.T) {
+			var errs bytes.Buffer
+			a := &app{process: process{Stderr: &errs}, asked: "https://daypass.example.com", timeout: time.Minute}
+			answered := a.sayIfSlow()
+			time.Sleep(waits)
+			answered()
+			time.Sleep(time.Hour)
+			if got := strings.Count(errs.String(), "still asking the broker at https://daypass.example.com; giving up after 1m0s in all"); got != want || strings.Count(errs.String(), "\n") != want {
+				t.Errorf("after %s: %q", waits, errs.String())
+			}
+		})
 	}
 }
 

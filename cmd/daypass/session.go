@@ -88,7 +88,9 @@ func (a *app) open(ctx context.Context, grants []daypass.Grant, path string) (*h
 	if err != nil {
 		return nil, err // before the token is spent
 	}
+	waited := a.sayIfSlow()
 	answer, err := client.Exchange(ctx, grants...)
+	waited()
 	if err != nil {
 		return nil, a.salvage(ctx, client, keep, err)
 	}
@@ -101,6 +103,27 @@ func (a *app) open(ctx context.Context, grants []daypass.Grant, path string) (*h
 	return h, nil
 }
 
+// patience is how long nothing is said while the broker is asked.
+const patience = 5 * time.Second
+
+// sayIfSlow tells after a while that the broker is still being asked, once, so
+// that a log that stands still explains itself. What it returns is called when
+// an answer is there; nothing is said after that.
+func (a *app) sayIfSlow() (answered func()) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case <-stop:
+		case <-timer.C:
+			a.note("still asking the broker at %s; giving up after %s in all (--timeout)", clean(a.asked), a.timeout)
+		}
+	}()
+	return func() { close(stop); <-ended }
+}
+
 // openOn asks for more on a session from a file. One that mints no more is
 // extended, where the CI provider gives a fresh token to do it with.
 func (a *app) openOn(ctx context.Context, s storedSession, grants []daypass.Grant) (*held, error) {
@@ -110,6 +133,7 @@ func (a *app) openOn(ctx context.Context, s storedSession, grants []daypass.Gran
 	if err != nil {
 		return nil, err
 	}
+	defer a.sayIfSlow()()
 	answer, err := client.Credentials(ctx, s.secret(), grants...)
 	if daypass.CodeOf(err) == daypass.SessionExpired && fresh {
 		if _, err = client.Extend(ctx, s.secret()); err == nil {

@@ -36,6 +36,7 @@ the session.`,
 			return failed(a.whoami(ctx, sessionFile), exitFailed)
 		},
 	}
+	a.outputFlag(c, "text (the default) or json")
 	c.Flags().StringVar(&sessionFile, "session-file", a.getenv("DAYPASS_SESSION_FILE"), "`file` that a session is kept in (DAYPASS_SESSION_FILE)")
 	return c
 }

@@ -18,6 +18,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// version is set when a release is linked.
+var version = "development"
+
 // The exit codes.
 const (
 	exitOK     = 0
@@ -58,8 +61,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "fakeci",
-		Short: "a toy CI provider, for the demo, development and tests only",
+		Use:     "fakeci",
+		Version: version,
+		Short:   "A toy CI provider, for the demo, development and tests only",
 		Long: `fakeci is a toy CI provider: it signs whatever claims it is told to, in the shape
 of GitHub Actions or GitLab CI.
 

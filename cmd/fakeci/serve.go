@@ -34,7 +34,7 @@ func newServe() *cobra.Command {
 	var dir, listen string
 	cmd := &cobra.Command{
 		Use:   "serve --dir DIR",
-		Short: "serve discovery, keys and ID tokens until it is told to stop",
+		Short: "Serve discovery, keys and ID tokens until it is told to stop",
 		Long: `serve makes DIR with a signing key, listens, writes DIR/fakeci.json with its URLs
 and prints them. It stops on SIGTERM and SIGINT.
 

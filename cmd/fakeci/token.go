@@ -26,7 +26,7 @@ func newToken() *cobra.Command {
 	var f tokenFlags
 	cmd := &cobra.Command{
 		Use:   "token --dir DIR --profile github|gitlab --audience AUDIENCE",
-		Short: "sign a token, or print what a runner would put into a job's environment",
+		Short: "Sign a token, or print what a runner would put into a job's environment",
 		Long: `token signs an ID token in the name of the server whose folder is DIR. Without
 more it is that of a push to the protected main branch of acme/payments-api;
 claims can be set and removed, and those that follow from others (sub,
