@@ -1,9 +1,10 @@
 module github.com/daypass-dev/daypass
 
-go 1.26.0
+go 1.26.4
 
 require (
 	cel.dev/cel-go v0.33.2
+	github.com/c2sp/wycheproof v0.0.0-20260902155932-3fa63dd0344a
 	github.com/coreos/go-oidc/v3 v3.21.0
 	github.com/go-jose/go-jose/v4 v4.1.8
 	github.com/goccy/go-yaml v1.19.2

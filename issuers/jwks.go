@@ -1,6 +1,7 @@
 package issuers
 
 import (
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,6 +81,9 @@ func parseKey(member map[string]any, algs []string) (jose.JSONWebKey, error) {
 	}
 	if !key.Valid() || !slices.ContainsFunc(algs, func(alg string) bool { return fits(alg, key) }) {
 		return jose.JSONWebKey{}, errors.New("it fits none of the issuer's algorithms")
+	}
+	if k, ok := key.Key.(*rsa.PublicKey); ok && roca(k.N) {
+		return jose.JSONWebKey{}, errors.New("its modulus can be factored")
 	}
 	return key, nil
 }

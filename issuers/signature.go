@@ -101,6 +101,31 @@ func soundRSA(k *rsa.PublicKey) bool {
 		k.E >= 3 && k.E <= maxE && k.E&1 == 1
 }
 
+// roca reports whether a modulus has the form of keys that one family of smart
+// cards made until 2017, and that can be factored (CVE-2017-15361): modulo every
+// small prime it is a power of 65537. An honest modulus is that by chance once in
+// some 100 million.
+func roca(n *big.Int) bool {
+	rest := new(big.Int)
+	for p := uint64(3); p <= 167; p += 2 {
+		if !big.NewInt(int64(p)).ProbablyPrime(0) { // exact for numbers so small
+			continue
+		}
+		residue := rest.Mod(n, big.NewInt(int64(p))).Uint64()
+		power := uint64(1)
+		for range p {
+			if power == residue {
+				break
+			}
+			power = power * 65537 % p
+		}
+		if power != residue {
+			return false
+		}
+	}
+	return true
+}
+
 // holds reports whether a signature over the exact bytes signed is that of a
 // key that fits the algorithm. It is the standard library's verification, and
 // stricter than JWS libraries where the standards are: a PSS salt is as long as
