@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"time"
@@ -40,14 +39,7 @@ type AnswerKey [sha256.Size]byte
 // NewAnswerKey names the answer to a token, or to an idempotency key of a job
 // session, for one owner. All parts are length-prefixed.
 func NewAnswerKey(token TokenID, owner Owner) AnswerKey {
-	h := sha256.New()
-	for _, part := range [][]byte{[]byte("daypass answer"), token[:], owner[:]} {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
-		h.Write(n[:])
-		h.Write(part)
-	}
-	return AnswerKey(h.Sum(nil))
+	return hashParts("daypass answer", string(token[:]), string(owner[:]))
 }
 
 // String returns 64 hexadecimal digits.

@@ -20,17 +20,18 @@ import (
 type TokenID [sha256.Size]byte
 
 // NewTokenID names a token by the issuer that was configured for it and its id
-// there. Both are length-prefixed (8 bytes, big endian), so that no two pairs
-// share an id.
-func NewTokenID(issuer, id string) TokenID {
-	h := sha256.New()
-	for _, s := range []string{issuer, id} {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(s)))
-		h.Write(n[:])
-		h.Write([]byte(s))
+// there. Both are length-prefixed, so that no two pairs share an id.
+func NewTokenID(issuer, id string) TokenID { return TokenID(hashParts(issuer, id)) }
+
+// hashParts is the SHA-256 over parts, each with its length before it (8
+// bytes, big endian), so that no two lists of parts have the same text.
+func hashParts(parts ...string) [sha256.Size]byte {
+	var text []byte
+	for _, p := range parts {
+		text = binary.BigEndian.AppendUint64(text, uint64(len(p)))
+		text = append(text, p...)
 	}
-	return TokenID(h.Sum(nil))
+	return sha256.Sum256(text)
 }
 
 // String returns the id as 64 hexadecimal digits. It is not a secret.
