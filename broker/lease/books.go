@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"iter"
 	"maps"
 	"time"
 
@@ -56,7 +57,7 @@ func (b *books) drop(id broker.LeaseID) {
 }
 
 // indexes yields each index that has to know of a lease, under its key.
-func (b *books) indexes(l broker.Lease) func(yield func(string, map[string]ids) bool) {
+func (b *books) indexes(l broker.Lease) iter.Seq2[string, map[string]ids] {
 	return func(yield func(string, map[string]ids) bool) {
 		_ = yield(l.Place, b.places) && yield(l.Grant.Name, b.grants) &&
 			yield(l.Grant.Target, b.targets) && yield(string(l.Session), b.owners)
@@ -65,13 +66,7 @@ func (b *books) indexes(l broker.Lease) func(yield func(string, map[string]ids) 
 
 // pick returns the leases of a filter in no order.
 func (b *books) pick(f broker.LeaseFilter) []broker.Lease {
-	candidates := func(yield func(broker.LeaseID) bool) {
-		for id := range b.leases {
-			if !yield(id) {
-				return
-			}
-		}
-	}
+	candidates := maps.Keys(b.leases)
 	switch { // the smallest sets first
 	case f.Session != "":
 		candidates = maps.Keys(b.owners[string(f.Session)])
