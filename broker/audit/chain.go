@@ -132,7 +132,8 @@ type walker struct {
 	records uint64
 }
 
-// visitor is shown each good record; an error of its own ends the walk.
+// visitor is shown each good line; an error of its own ends the walk, and
+// [errUnreadable] is a fault of the line.
 type visitor func(h header, file string, line int) error
 
 // file walks one file. Its error is a [*Fault], what the visitor returned, or
@@ -214,9 +215,6 @@ func (w *walker) line(f journalFile, number int, line []byte, visit visitor) err
 	w.next, w.head, w.records = h.seq+1, h.hash, w.records+1
 	return nil
 }
-
-// errUnreadable is how a visitor says that a record's own members are bad.
-var errUnreadable = errors.New("unreadable")
 
 // findSeq returns the line on which a file has a record of that number, or 0.
 func findSeq(path string, seq uint64) int {

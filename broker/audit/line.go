@@ -95,10 +95,11 @@ func appendLine(dst []byte, c chainID, seq uint64, prev Hash, body []byte) ([]by
 	return append(append(dst, partEnd...), '\n'), sum
 }
 
-// errVersion and errHash tell two faults of a line from all others.
+// These tell three faults of a line from all others.
 var (
-	errVersion = errors.New("unknown format version")
-	errHash    = errors.New("the hash does not fit the line")
+	errVersion    = errors.New("unknown format version")
+	errHash       = errors.New("the hash does not fit the line")
+	errUnreadable = errors.New("the record is not readable") // its own members, in a good line
 )
 
 // parseLine takes a line, without its newline, apart and checks its hash. The
@@ -178,10 +179,10 @@ func (h header) record() (broker.Record, error) {
 	dec.UseNumber()
 	var r broker.Record
 	if err := dec.Decode(&r); err != nil {
-		return r, fmt.Errorf("the record is not readable: %w", err)
+		return r, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return r, errors.New("the record is not readable: text follows it")
+		return r, fmt.Errorf("%w: text follows it", errUnreadable)
 	}
 	return r, nil
 }

@@ -186,7 +186,7 @@ func (j *Journal) firstOf(own bool, w *walker) visitor {
 		}
 		r, err := h.record()
 		if err != nil {
-			return fmt.Errorf("%w: %w", errUnreadable, err)
+			return err
 		}
 		j.history = History{Began: r.At, First: h.seq}
 		return nil

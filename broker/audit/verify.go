@@ -121,7 +121,7 @@ func verifyChain(files []journalFile) (ChainReport, error) {
 		err := w.file(f, func(h header, _ string, _ int) error {
 			r, err := h.record()
 			if err != nil {
-				return fmt.Errorf("%w: %w", errUnreadable, err)
+				return err
 			}
 			if c.Records == 0 {
 				c.Began = r.At
@@ -186,7 +186,7 @@ func readChain(files []journalFile, yield func(Entry, error) bool) error {
 		err := w.file(f, func(h header, file string, line int) error {
 			r, err := h.record()
 			if err != nil {
-				return fmt.Errorf("%w: %w", errUnreadable, err)
+				return err
 			}
 			if !yield(newEntry(h, file, line, r), nil) {
 				return errStop
