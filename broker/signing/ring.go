@@ -83,14 +83,6 @@ func Open(c Config) (*Ring, error) {
 	return r, nil
 }
 
-// Refresh reads the folder again, so that keys which another broker made or
-// deleted are known here. After an error the ring is what it was.
-func (r *Ring) Refresh() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.remember(r.read())
-}
-
 // Run reads the folder each minute, makes the next key when it is due and
 // deletes those that are over, until ctx ends; it returns nil then. Errors are
 // logged, and tried again a minute later.

@@ -282,6 +282,13 @@ func TestDerivedKeysDifferByLabelAndRing(t *testing.T) {
 	}
 }
 
+// readAgain is what Run does each minute where nothing is due.
+func readAgain(r *Ring) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.remember(r.read())
+}
+
 // TestEveryTokenVerifiesWithTheJWKSOfADayBefore runs two brokers on one folder
 // for seventy days, one of them two hours late to learn of each change. Every two
 // hours both sign; a verifier may have fetched its JWKS from either, up to 24
@@ -298,7 +305,7 @@ func TestEveryTokenVerifiesWithTheJWKSOfADayBefore(t *testing.T) {
 	var moments []moment
 	kids := map[string]bool{}
 	for range 70 * 24 * time.Hour / step {
-		if err := b.Refresh(); err != nil { // before a: it misses what a does now
+		if err := readAgain(b); err != nil { // before a: it misses what a does now
 			t.Fatal(err)
 		}
 		if err := a.tend(t.Context()); err != nil {
