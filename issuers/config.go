@@ -39,27 +39,27 @@ type Options struct {
 
 // Config is one issuer as an operator configures it.
 type Config struct {
-	Name    string `yaml:"-"`       // what policy calls it
-	Profile string `yaml:"profile"` // a provider of [Profiles]
+	Name    string // what policy calls it
+	Profile string // a provider of [Profiles]
 	// URL is the issuer's exact URL; empty: the profile's.
-	URL string `yaml:"url"`
+	URL string
 	// WebURL is where people look at its jobs; empty: from profile and URL.
-	WebURL string `yaml:"web_url"`
+	WebURL string
 	// JWKSFile holds the keys of an issuer that cannot be reached. It is read
 	// again every few seconds, and nobody is dialled.
-	JWKSFile string `yaml:"jwks_file"`
+	JWKSFile string
 	// JWKSHosts are hosts (host or host:port) beside the issuer's own that its
 	// keys may come from.
-	JWKSHosts []string `yaml:"jwks_hosts"`
+	JWKSHosts []string
 	// CAFile holds PEM certificates that replace the system's roots.
-	CAFile string `yaml:"ca_file"`
+	CAFile string
 	// MaxTokenLife is the longest exp-iat accepted; 0: the profile's.
-	MaxTokenLife time.Duration `yaml:"max_token_life"`
+	MaxTokenLife time.Duration
 	// AllowPrivate lets the issuer live on a private address.
-	AllowPrivate bool `yaml:"allow_private"`
+	AllowPrivate bool
 	// Insecure lets it live on loopback and speak plain http: development
 	// and tests.
-	Insecure bool `yaml:"insecure"`
+	Insecure bool
 }
 
 // nameRE is what issuers may be called: it goes into metrics, names and paths.
