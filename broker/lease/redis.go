@@ -19,10 +19,11 @@ import (
 
 // RedisConfig is what a [Redis] is made of.
 type RedisConfig struct {
-	URL      string              // redis://[user[:password]@]host[:port][/db]; rediss:// for TLS
+	URL      string              // redis://[user[:password]@]host[:port][/db]; rediss:// for TLS. With Sentinel it names no host, and may be empty
 	Password broker.SecretSource // read at every new connection; nil: the URL's, or none
 	TLS      *tls.Config         // for rediss://; nil: the system's roots, TLS 1.2 or later
-	Mode     string              // "standalone", also when empty; nothing else is served yet
+	Mode     string              // "standalone", also when empty, or "sentinel"
+	Sentinel SentinelConfig      // for mode sentinel
 
 	Deployment string   // four letters or digits; see [broker.CheckDeployment]
 	Key        [32]byte // authenticates the records; the same for all brokers of a deployment
@@ -70,14 +71,7 @@ func NewRedis(c RedisConfig) (*Redis, error) {
 }
 
 func (c RedisConfig) check() error {
-	err := broker.CheckDeployment(c.Deployment)
-	switch c.Mode {
-	case "", "standalone":
-	case "sentinel":
-		err = errors.Join(err, errors.New("redis: mode sentinel is not supported yet; name the master's address in url, and keep mode standalone"))
-	default:
-		err = errors.Join(err, fmt.Errorf("redis: mode %q is not known; the only one is standalone", c.Mode))
-	}
+	err := errors.Join(broker.CheckDeployment(c.Deployment), c.checkMode())
 	if c.Key == [32]byte{} {
 		err = errors.Join(err, errors.New("redis: the key that authenticates records is missing"))
 	}

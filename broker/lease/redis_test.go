@@ -330,8 +330,8 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 		change func(*lease.RedisConfig)
 		says   string
 	}{
-		"sentinel":           {func(c *lease.RedisConfig) { c.Mode = "sentinel" }, "sentinel is not supported yet"},
-		"cluster":            {func(c *lease.RedisConfig) { c.Mode = "cluster" }, `mode "cluster"`},
+		"sentinel alone":     {func(c *lease.RedisConfig) { c.Mode = "sentinel" }, "needs master"},
+		"cluster":            {func(c *lease.RedisConfig) { c.Mode = "cluster" }, "cluster is not supported"},
 		"a wrong deployment": {func(c *lease.RedisConfig) { c.Deployment = "a:b}" }, "four lower-case"},
 		"no key":             {func(c *lease.RedisConfig) { c.Key = [32]byte{} }, "key"},
 		"no clock":           {func(c *lease.RedisConfig) { c.Now = nil }, "Now"},

@@ -69,3 +69,8 @@ func ahead(issued, now time.Time) *broker.Error {
 func wholeSeconds(d time.Duration) time.Duration {
 	return max(time.Second, (d + time.Second - 1).Truncate(time.Second))
 }
+
+// used refuses a token that was used before, and tells of its first use.
+func used(first broker.Used) *broker.Error {
+	return &broker.Error{Code: broker.TokenReused, Public: broker.ErrTokenUsed.Public, Err: &first}
+}

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,40 +19,90 @@ import (
 	"github.com/daypass-dev/daypass/broker"
 )
 
+const (
+	modeStandalone = "standalone"
+	modeSentinel   = "sentinel"
+)
+
+// SentinelConfig says who knows which Redis is the master.
+type SentinelConfig struct {
+	Master    string   // the name that the Sentinels know it by
+	Sentinels []string // host:port
+	// Password of the Sentinels, read once, when the store is made; nil:
+	// none. The master's own is the one beside the URL.
+	Password broker.SecretSource
+}
+
+// checkMode refuses a mode that is not served, and settings of another mode.
+func (c RedisConfig) checkMode() error {
+	s := c.Sentinel
+	switch c.Mode {
+	case "", modeStandalone:
+		if s.Master != "" || len(s.Sentinels) > 0 || s.Password != nil {
+			return errors.New("redis: master, sentinels and their password are for mode sentinel")
+		}
+		return nil
+	case modeSentinel:
+	case "cluster":
+		return errors.New("redis: mode cluster is not supported: use a standalone server, or sentinel")
+	default:
+		return fmt.Errorf("redis: mode %q is not known; there are standalone and sentinel", c.Mode)
+	}
+	var err error
+	if s.Master == "" {
+		err = errors.New("redis: mode sentinel needs master, the name that the Sentinels know it by")
+	}
+	if len(s.Sentinels) == 0 {
+		err = errors.Join(err, errors.New("redis: mode sentinel needs sentinels, a list of host:port"))
+	}
+	for _, addr := range s.Sentinels {
+		if host, port, bad := net.SplitHostPort(addr); bad != nil || host == "" || port == "" {
+			err = errors.Join(err, fmt.Errorf("redis: sentinel %q is not host:port", addr))
+		}
+	}
+	return err
+}
+
 // address is where a Redis is, as its URL says.
 type address struct {
-	host, user string
+	host, user string // host is empty with Sentinel
 	password   broker.Secret
 	db         int
 	tls        bool
 }
 
-// parseURL reads redis://[user[:password]@]host[:port][/db], or rediss:// for
-// TLS. Its errors repeat nothing of the URL, which may hold a password.
-func parseURL(raw string) (address, error) {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return address{}, errors.New("redis url: it is not a URL")
-	}
+// address reads redis://[user[:password]@]host[:port][/db], or rediss:// for
+// TLS. With Sentinel the URL names no host, and may be missing. Errors repeat
+// nothing of the URL, which may hold a password.
+func (c RedisConfig) address() (address, error) {
 	var a address
+	if c.URL == "" && c.Mode == modeSentinel {
+		return a, nil
+	}
+	u, err := url.Parse(c.URL)
+	if err != nil {
+		return a, errors.New("redis url: it is not a URL")
+	}
 	switch u.Scheme {
 	case "redis":
 	case "rediss":
 		a.tls = true
 	default:
-		return address{}, errors.New("redis url: it must begin with redis:// or rediss://")
+		return a, errors.New("redis url: it must begin with redis:// or rediss://")
 	}
-	if u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
-		return address{}, errors.New("redis url: want redis://[user@]host[:port][/db] and nothing else")
+	switch {
+	case u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
+		return a, errors.New("redis url: want redis://[user@]host[:port][/db] and nothing else")
+	case c.Mode == modeSentinel && u.Host != "":
+		return a, errors.New("redis url: in mode sentinel the Sentinels say where the master is, so it must name no host: redis:///0, or rediss://user@/0")
+	case c.Mode != modeSentinel && u.Hostname() == "":
+		return a, errors.New("redis url: it names no host")
+	case c.Mode != modeSentinel:
+		a.host = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "6379"))
 	}
-	port := u.Port()
-	if port == "" {
-		port = "6379"
-	}
-	a.host = net.JoinHostPort(u.Hostname(), port)
 	if db := strings.TrimPrefix(u.Path, "/"); db != "" {
 		if a.db, err = strconv.Atoi(db); err != nil || a.db < 0 {
-			return address{}, errors.New("redis url: the database after the host must be a number")
+			return a, errors.New("redis url: the database after the host must be a number")
 		}
 	}
 	if u.User != nil {
@@ -64,44 +115,97 @@ func parseURL(raw string) (address, error) {
 // dial makes a client that retries nothing: a command that timed out may have
 // landed. It contacts nothing yet.
 func (c RedisConfig) dial() (*redis.Client, error) {
-	a, err := parseURL(c.URL)
+	a, err := c.address()
 	if err != nil {
 		return nil, err
 	}
 	if c.Password != nil && !a.password.IsZero() {
 		return nil, errors.New("redis: the password is given twice, in the URL and beside it")
 	}
-	o := &redis.Options{
-		Addr: a.host, DB: a.db, Protocol: 2,
-		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
-		DialTimeout: c.Timeout, ReadTimeout: c.Timeout, WriteTimeout: c.Timeout, PoolTimeout: c.Timeout,
-		ContextTimeoutEnabled:    true,
-		ConnMaxIdleTime:          5 * time.Minute,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		CredentialsProviderContext: func(ctx context.Context) (string, string, error) {
-			if c.Password == nil {
-				return a.user, a.password.Reveal(), nil
-			}
-			v, err := c.Password.Read(ctx) // at every new connection, so that it can be rotated
-			if err != nil {
-				return "", "", fmt.Errorf("read the redis password: %w", err)
-			}
-			return a.user, v.Current.Reveal(), nil
-		},
-	}
-	if a.tls {
-		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-		if c.TLS != nil {
-			o.TLSConfig = c.TLS.Clone()
-		}
-		if o.TLSConfig.ServerName == "" {
-			o.TLSConfig.ServerName, _, _ = net.SplitHostPort(a.host)
-		}
-	} else if c.TLS != nil {
-		return nil, errors.New("redis: TLS settings are given, but the URL does not begin with rediss://")
+	secure, err := c.secure(a)
+	if err != nil {
+		return nil, err
 	}
 	// The library logs as it likes, to standard error; what it has to say
 	// reaches us as errors. The setting is its only one, for the process.
 	redis.SetLogger(&logging.VoidLogger{})
-	return redis.NewClient(o), nil
+	if c.Mode == modeSentinel {
+		return c.dialSentinel(a, secure)
+	}
+	return redis.NewClient(&redis.Options{
+		Addr: a.host, DB: a.db, Protocol: 2, TLSConfig: secure,
+		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
+		DialTimeout: c.Timeout, ReadTimeout: c.Timeout, WriteTimeout: c.Timeout, PoolTimeout: c.Timeout,
+		ContextTimeoutEnabled:      true,
+		ConnMaxIdleTime:            5 * time.Minute,
+		MaintNotificationsConfig:   &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		CredentialsProviderContext: c.credentials(a),
+	}), nil
+}
+
+// secure is nil without TLS. With Sentinel it is for the Sentinels too.
+func (c RedisConfig) secure(a address) (*tls.Config, error) {
+	if !a.tls {
+		if c.TLS != nil {
+			return nil, errors.New("redis: TLS settings are given, but the URL does not begin with rediss://")
+		}
+		return nil, nil
+	}
+	o := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.TLS != nil {
+		o = c.TLS.Clone()
+	}
+	if o.ServerName == "" && a.host != "" {
+		o.ServerName, _, _ = net.SplitHostPort(a.host)
+	}
+	return o, nil
+}
+
+// credentials are read at every new connection, so that they can be rotated.
+func (c RedisConfig) credentials(a address) func(context.Context) (string, string, error) {
+	return func(ctx context.Context) (string, string, error) {
+		if c.Password == nil {
+			return a.user, a.password.Reveal(), nil
+		}
+		v, err := c.Password.Read(ctx)
+		if err != nil {
+			return "", "", fmt.Errorf("read the redis password: %w", err)
+		}
+		return a.user, v.Current.Reveal(), nil
+	}
+}
+
+// followEvery bounds how long a connection is used with Sentinel. Each new one
+// asks the Sentinels who is master, and closes those that lead elsewhere: so a
+// master is left that nobody told us to leave.
+const followEvery = 3 * time.Second
+
+func (c RedisConfig) dialSentinel(a address, secure *tls.Config) (*redis.Client, error) {
+	password, err := c.sentinelPassword()
+	if err != nil {
+		return nil, err
+	}
+	return redis.NewFailoverClient(&redis.FailoverOptions{
+		MasterName: c.Sentinel.Master, SentinelAddrs: c.Sentinel.Sentinels, SentinelPassword: password.Reveal(),
+		DB: a.db, Protocol: 2, TLSConfig: secure,
+		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
+		DialTimeout: c.Timeout, ReadTimeout: c.Timeout, WriteTimeout: c.Timeout, PoolTimeout: c.Timeout,
+		ContextTimeoutEnabled:      true,
+		ConnMaxIdleTime:            5 * time.Minute,
+		ConnMaxLifetime:            followEvery,
+		CredentialsProviderContext: c.credentials(a),
+	}), nil
+}
+
+func (c RedisConfig) sentinelPassword() (broker.Secret, error) {
+	if c.Sentinel.Password == nil {
+		return broker.Secret{}, nil
+	}
+	ctx, done := context.WithTimeout(context.Background(), c.Timeout)
+	defer done()
+	v, err := c.Sentinel.Password.Read(ctx)
+	if err != nil {
+		return broker.Secret{}, fmt.Errorf("redis: read the password of the sentinels: %w", err)
+	}
+	return v.Current, nil
 }

@@ -36,19 +36,27 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 		change func(*replay.RedisConfig)
 		says   string
 	}{
-		"sentinel":                 {func(c *replay.RedisConfig) { c.Mode = "sentinel" }, "sentinel is not supported yet"},
-		"cluster":                  {func(c *replay.RedisConfig) { c.Mode = "cluster" }, `mode "cluster"`},
-		"a wrong deployment":       {func(c *replay.RedisConfig) { c.Deployment = "Production" }, "four lower-case"},
-		"negative replicas":        {func(c *replay.RedisConfig) { c.Replicas = -1 }, "replicas"},
-		"a negative timeout":       {func(c *replay.RedisConfig) { c.Timeout = -1 }, "timeout"},
-		"no clock":                 {func(c *replay.RedisConfig) { c.Now = nil }, "Now"},
-		"no URL":                   {func(c *replay.RedisConfig) { c.URL = "" }, "redis://"},
-		"another scheme":           {func(c *replay.RedisConfig) { c.URL = "http://localhost:hunter2" }, "redis url"},
-		"no host":                  {func(c *replay.RedisConfig) { c.URL = "redis://:hunter2@/0" }, "redis url"},
-		"options in the URL":       {func(c *replay.RedisConfig) { c.URL = "redis://:hunter2@h/0?max_retries=9" }, "redis url"},
-		"a database of words":      {func(c *replay.RedisConfig) { c.URL = "redis://:hunter2@h/zero" }, "number"},
-		"no URL at all":            {func(c *replay.RedisConfig) { c.URL = "redis://:hunter2@h:%zz\x00" }, "not a URL"},
-		"TLS settings without TLS": {func(c *replay.RedisConfig) { c.TLS = &tls.Config{MinVersion: tls.VersionTLS13} }, "rediss://"},
+		"sentinel without a master":                 {func(c *replay.RedisConfig) { sentinel(c).Master = "" }, "needs master"},
+		"sentinel without sentinels":                {func(c *replay.RedisConfig) { sentinel(c).Sentinels = nil }, "needs sentinels"},
+		"a sentinel without a port":                 {func(c *replay.RedisConfig) { sentinel(c).Sentinels = []string{"a:1", "b"} }, `"b" is not host:port`},
+		"sentinel beside a host":                    {func(c *replay.RedisConfig) { sentinel(c); c.URL = "redis://hunter2/0" }, "must name no host"},
+		"sentinel without replicas":                 {func(c *replay.RedisConfig) { sentinel(c); c.Replicas = 0 }, "replicas of at least 1"},
+		"a sentinel's password that cannot be read": {func(c *replay.RedisConfig) { sentinel(c).Password = &password{} }, "no such file"},
+		"sentinels without sentinel":                {func(c *replay.RedisConfig) { c.Sentinel.Master = "main" }, "for mode sentinel"},
+		"cluster":                                   {func(c *replay.RedisConfig) { c.Mode = "cluster" }, "cluster is not supported"},
+		"a mode that nobody knows":                  {func(c *replay.RedisConfig) { c.Mode = "mirror" }, `mode "mirror"`},
+		"no key":                                    {func(c *replay.RedisConfig) { c.Key = [32]byte{} }, "key"},
+		"a wrong deployment":                        {func(c *replay.RedisConfig) { c.Deployment = "Production" }, "four lower-case"},
+		"negative replicas":                         {func(c *replay.RedisConfig) { c.Replicas = -1 }, "replicas"},
+		"a negative timeout":                        {func(c *replay.RedisConfig) { c.Timeout = -1 }, "timeout"},
+		"no clock":                                  {func(c *replay.RedisConfig) { c.Now = nil }, "Now"},
+		"no URL":                                    {func(c *replay.RedisConfig) { c.URL = "" }, "redis://"},
+		"another scheme":                            {func(c *replay.RedisConfig) { c.URL = "http://localhost:hunter2" }, "redis url"},
+		"no host":                                   {func(c *replay.RedisConfig) { c.URL = "redis://:hunter2@/0" }, "redis url"},
+		"options in the URL":                        {func(c *replay.RedisConfig) { c.URL = "redis://:hunter2@h/0?max_retries=9" }, "redis url"},
+		"a database of words":                       {func(c *replay.RedisConfig) { c.URL = "redis://:hunter2@h/zero" }, "number"},
+		"no URL at all":                             {func(c *replay.RedisConfig) { c.URL = "redis://:hunter2@h:%zz\x00" }, "not a URL"},
+		"TLS settings without TLS":                  {func(c *replay.RedisConfig) { c.TLS = &tls.Config{MinVersion: tls.VersionTLS13} }, "rediss://"},
 		"two passwords": {func(c *replay.RedisConfig) {
 			c.URL, c.Password = "redis://:hunter2@h", &password{}
 		}, "twice"},
@@ -65,6 +73,13 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sentinel makes a configuration one for Sentinel.
+func sentinel(c *replay.RedisConfig) *replay.SentinelConfig {
+	c.URL, c.Mode, c.Replicas = "", "sentinel", 1
+	c.Sentinel = replay.SentinelConfig{Master: "main", Sentinels: []string{"127.0.0.1:26379"}}
+	return &c.Sentinel
 }
 
 // password is a secret that can change.
@@ -117,7 +132,7 @@ func TestAURLMayCarryUserAndPassword(t *testing.T) {
 	server := startRedis(t)
 	// The commands are those that the package comment names.
 	do(t, admin(t, server), "ACL", "SETUSER", "daypass", "on", ">open sesame", "~dp:{test}:*", "-@all",
-		"+eval", "+evalsha", "+info", "+time", "+wait", "+hmget", "+hset", "+del", "+set", "+ping")
+		"+eval", "+evalsha", "+info", "+time", "+wait", "+hmget", "+hset", "+hdel", "+del", "+set", "+get", "+ping")
 	r := serve(t, config("redis://daypass:open%20sesame@"+server.Addr()))
 	claimFresh(t, r)
 	wrong := open(t, config("redis://daypass:hunter2@"+server.Addr()))

@@ -8,10 +8,17 @@
 // refusal.
 //
 // It refuses to retry a claim by itself, since one that timed out may have
-// landed; Redis servers that may evict keys, are replicas, are part of a
-// Cluster or have a clock that is off; and Sentinel, for now.
+// landed; and Redis servers that may evict keys, are replicas, are part of a
+// Cluster, have a clock that is off, or have more replicas than acknowledge a
+// claim's majority.
 //
-// Redis is trusted for "once": who can write to it can undo it. Give Daypass an
-// ACL user of its own, and TLS. The user needs the keys dp:{DEPLOYMENT}:* and
-// the commands EVAL, EVALSHA, INFO, TIME, WAIT, HMGET, HSET, DEL, SET and PING.
+// What lies in Redis is authenticated: a record that was written by hand, or
+// moved to another key, is refused, and never taken for leave to use a token.
+// Still Redis is trusted for "once": who can delete there can undo it. Give
+// Daypass an ACL user of its own, and TLS. The user needs the keys
+// dp:{DEPLOYMENT}:* and the commands EVAL, EVALSHA, INFO, TIME, WAIT, HMGET,
+// HSET, HDEL, DEL, SET, GET and PING.
+//
+// Both stores also keep sealed answers for clients that lost them; see
+// [broker.Answers].
 package replay

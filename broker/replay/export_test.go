@@ -1,5 +1,7 @@
 package replay
 
+import "time"
+
 // Len is how many tokens are remembered.
 func (m *Memory) Len() int {
 	m.mu.Lock()
@@ -14,4 +16,12 @@ func (m *Memory) Len() int {
 func ReadAnswer(reply any, nonce string) error {
 	_, err := readAnswer(reply, nonce)
 	return err
+}
+
+// SealSeen seals a TIME that a broker has seen.
+func (r *Redis) SealSeen(t time.Time) string { return r.sealer.seal(kindSeen, r.fenceKey(), millis(t)) }
+
+// SealFence seals a fence.
+func (r *Redis) SealFence(life, evicted string, since time.Time) string {
+	return r.sealer.fence(r.fenceKey(), life, evicted, since)
 }

@@ -14,8 +14,8 @@ import (
 // MemoryConfig is what a [Memory] is made of.
 type MemoryConfig struct {
 	Now func() time.Time
-	// Used are the tokens that were used before, as the journal tells; nil if
-	// there are none.
+	// Used are the tokens that were used before, as the journal tells, with
+	// Owner and Session where it knows them; nil if there are none.
 	Used iter.Seq[broker.Claim]
 	// FencedSince is the moment up to which tokens may have been used that
 	// Used does not tell of. Zero: there is none, because the journal is
@@ -32,13 +32,24 @@ type Memory struct {
 
 	mu sync.Mutex // guards what follows
 	// used tells for every token in ends the latest of its ends there.
-	used map[broker.TokenID]time.Time
+	used map[broker.TokenID]use
 	ends endHeap
 	// forgotten is up to where tokens were forgotten, by their end.
 	forgotten time.Time
+
+	answers answers
 }
 
-var _ broker.Replay = (*Memory)(nil)
+// use is the use of a token.
+type use struct {
+	end   time.Time // until when it is remembered
+	first broker.Used
+}
+
+var (
+	_ broker.Replay  = (*Memory)(nil)
+	_ broker.Answers = (*Memory)(nil)
+)
 
 // forgetAtOnce bounds how much one claim cleans up: twice as much as it adds
 // would do, and the rest catches up after an idle night.
@@ -49,14 +60,14 @@ func NewMemory(c MemoryConfig) (*Memory, error) {
 	if c.Now == nil {
 		return nil, errors.New("replay: Now is missing")
 	}
-	m := &Memory{now: c.Now, since: c.FencedSince, used: make(map[broker.TokenID]time.Time)}
+	m := &Memory{now: c.Now, since: c.FencedSince, used: make(map[broker.TokenID]use)}
 	if c.Used == nil {
 		return m, nil
 	}
 	now := c.Now()
 	for claim := range c.Used {
 		if end := claim.Until.Add(margin); end.After(now) {
-			m.remember(claim.Token, end)
+			m.remember(claim, end, time.Time{})
 		} else {
 			m.forgotten = latestOf(m.forgotten, end)
 		}
@@ -83,25 +94,31 @@ func (m *Memory) Claim(ctx context.Context, c broker.Claim) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.forget(now)
-	if _, ok := m.used[c.Token]; ok {
-		return broker.ErrTokenUsed
+	if u, ok := m.used[c.Token]; ok {
+		return used(u.first)
 	}
 	if !c.Until.Add(margin).After(m.forgotten) {
 		return stale(m.forgotten, now)
 	}
-	m.remember(c.Token, latestOf(c.Until, now).Add(margin))
+	m.remember(c, latestOf(c.Until, now).Add(margin), now)
 	return nil
 }
 
 // Ready implements [broker.Replay]: memory always serves.
 func (m *Memory) Ready(context.Context) error { return nil }
 
-func (m *Memory) remember(t broker.TokenID, end time.Time) {
-	if known, ok := m.used[t]; ok && !end.After(known) {
-		return
+// remember remembers a use until end. What is told twice is remembered until
+// the later end; the first to tell of an owner and a session is believed.
+func (m *Memory) remember(c broker.Claim, end, at time.Time) {
+	u, known := m.used[c.Token]
+	if u.first.Owner.IsZero() && u.first.Session == "" {
+		u.first = broker.Used{Owner: c.Owner, Session: c.Session, At: at}
 	}
-	m.used[t] = end
-	heap.Push(&m.ends, tokenEnd{t, end})
+	if !known || end.After(u.end) {
+		u.end = end
+		heap.Push(&m.ends, tokenEnd{c.Token, end})
+	}
+	m.used[c.Token] = u
 }
 
 // forget drops some of what need not be remembered any more, the oldest first.
@@ -111,7 +128,7 @@ func (m *Memory) forget(now time.Time) {
 			return
 		}
 		gone := heap.Pop(&m.ends).(tokenEnd)
-		if !m.used[gone.token].After(gone.end) {
+		if !m.used[gone.token].end.After(gone.end) {
 			delete(m.used, gone.token)
 		}
 		m.forgotten = latestOf(m.forgotten, gone.end)

@@ -22,13 +22,22 @@ const (
 
 // state is what the last probe found.
 type state struct {
-	err       error     // why claims cannot be served
-	at        time.Time // when it was found
-	confirmed bool
-	newest    time.Time // the newest fence ever seen: older ones are of a server that was left behind
-	life      string    // the server life of the last look
-	since     time.Time // when we first saw this life without a break
+	err    error         // why claims cannot be served
+	at     time.Time     // when it was found, by our clock
+	now    time.Time     // and by the server's
+	off    time.Duration // what the server's clock is ahead of ours
+	fence  fence         // what claims are held against; zero: it is not confirmed
+	latest time.Time     // the latest time that any server told
+	newest time.Time     // the newest fence ever seen: older ones are of a server that was left behind
+	life   string        // the server life of the last look
+	since  time.Time     // when we first saw this life without a break
+	nodes  nodes
 }
+
+// clock guesses the server's time.
+func (s state) clock(ours time.Time) time.Time { return ours.Add(s.off) }
+
+func (s state) confirmed() bool { return s.fence.raw != "" }
 
 // fault says why nothing can be claimed, or nil. A fence that is not confirmed
 // is not known here in time: the claim itself finds out.
@@ -70,7 +79,7 @@ func (r *Redis) Ready(context.Context) error {
 	if err := s.fault(r.Now()); err != nil {
 		return err
 	}
-	if !s.confirmed {
+	if !s.confirmed() {
 		return errors.New("the replay fence is not confirmed yet; it takes a second")
 	}
 	return nil
@@ -87,7 +96,7 @@ func (r *Redis) Check(ctx context.Context) error {
 	next, err := r.probe(ctx, was)
 	next.err, next.at = err, r.Now()
 	if err != nil {
-		next.confirmed, next.life = false, "" // what happens while we cannot look is not known
+		next.fence, next.life = fence{}, "" // what happens while we cannot look is not known
 	}
 	r.tell(was, next)
 	r.mu.Lock()
@@ -103,43 +112,83 @@ func (r *Redis) probe(ctx context.Context, s state) (state, error) {
 	if err != nil {
 		return s, err
 	}
-	if err := r.fit(info); err != nil {
+	if s.nodes, err = r.count(ctx, s.nodes, info); err != nil {
 		return s, err
 	}
-	a, err := r.run(ctx, conn, r.look, []string{r.fenceKey()}, s.newest)
+	if err := r.fit(info, s.nodes.n); err != nil {
+		return s, err
+	}
+	var mark, last string
+	if !s.now.IsZero() {
+		last = millis(s.now)
+		mark = r.sealer.seal(kindSeen, r.fenceKey(), last)
+	}
+	a, err := r.run(ctx, conn, r.scripts.look, s, []string{r.fenceKey()}, mark, last)
 	if err != nil {
 		return s, err
 	}
-	if err := r.accept(a); err != nil {
-		return s, err
-	}
+	s.now, s.off = a.now, a.now.Sub(r.Now())
 	if a.life != s.life {
 		s.life, s.since = a.life, r.Now()
 	}
-	if a.verdict == "unconfirmed" && r.Now().Sub(s.since) >= confirmAfter {
-		if err := r.acknowledged(ctx, conn); err != nil {
-			return s, err
-		}
-		if a, err = r.run(ctx, conn, r.confirm, []string{r.fenceKey()}, s.newest, a.life); err != nil {
-			return s, err
-		}
-		if err := r.accept(a); err != nil {
-			return s, err
-		}
+	if s, err = r.learn(ctx, conn, s, a); err != nil || s.confirmed() || r.Now().Sub(s.since) < confirmAfter {
+		return s, err
 	}
-	s.confirmed = a.verdict == "confirmed"
-	if a.since.After(s.newest) {
-		s.newest = a.since
-	}
-	return s, nil
+	return r.confirm(ctx, conn, s)
 }
 
-// accept refuses an answer of a server that we would not ask to claim.
-func (r *Redis) accept(a answer) error {
-	if a.verdict != "confirmed" && a.verdict != "unconfirmed" {
-		return fmt.Errorf("redis is not fit: %s", a.verdict)
+// confirm vouches for the server from its present time on. It is done in two
+// steps, since the server knows the time and we have the key.
+func (r *Redis) confirm(ctx context.Context, conn *redis.Conn, s state) (state, error) {
+	a, err := r.run(ctx, conn, r.scripts.draft, s, []string{r.fenceKey()}, s.life)
+	if err != nil || a.verdict != "drafted" {
+		return r.learnIf(ctx, conn, s, a, err)
 	}
-	return r.sameTime(a.now)
+	if err := r.acknowledged(ctx, conn); err != nil {
+		return s, err
+	}
+	// A server that takes over from one whose clock was ahead vouches for
+	// nothing that was claimed there.
+	since := latestOf(a.now, s.latest)
+	sealed := r.sealer.fence(r.fenceKey(), a.life, a.evicted, since)
+	a, err = r.run(ctx, conn, r.scripts.confirm, s, []string{r.fenceKey()}, a.nonce, sealed)
+	return r.learnIf(ctx, conn, s, a, err)
+}
+
+func (r *Redis) learnIf(ctx context.Context, conn *redis.Conn, s state, a answer, err error) (state, error) {
+	if err != nil {
+		return s, err
+	}
+	return r.learn(ctx, conn, s, a)
+}
+
+// learn takes over the fence that an answer tells of, if a broker of ours put
+// it there, and has it destroyed if not.
+func (r *Redis) learn(ctx context.Context, conn *redis.Conn, s state, a answer) (state, error) {
+	s.fence = fence{}
+	if a.verdict != "confirmed" && a.verdict != "unconfirmed" {
+		return s, fmt.Errorf("redis is not fit: %s", a.verdict)
+	}
+	if err := r.sameTime(a.now); err != nil {
+		return s, err
+	}
+	s.latest = latestOf(s.latest, a.now)
+	var found fence
+	var err error
+	if a.fence != "" {
+		found, err = r.sealer.openFence(r.fenceKey(), a.fence)
+	}
+	if a.seen != "" && err == nil {
+		_, err = r.sealer.open(kindSeen, r.fenceKey(), a.seen)
+	}
+	if err != nil {
+		_, dropErr := r.run(ctx, conn, r.scripts.drop, s, []string{r.fenceKey()}, a.fence, a.seen)
+		return s, errors.Join(r.refused(r.fenceKey(), err), dropErr)
+	}
+	if a.verdict == "confirmed" && found.life == a.life && found.evicted == a.evicted && !found.since.Before(s.newest) {
+		s.fence, s.newest = found, found.since
+	}
+	return s, nil
 }
 
 // info is what the server says of itself.
@@ -159,13 +208,42 @@ func readInfo(ctx context.Context, conn *redis.Conn) (info, error) {
 	return fields, nil
 }
 
+// nodes is how many servers there are, those that are away included.
+type nodes struct {
+	n  int
+	at time.Time // when Sentinel was asked
+}
+
+// count counts the servers. A master that was cut off sees fewer than there
+// are, and must not think itself the majority: so standalone goes by the most
+// it has seen since the start, and with Sentinel the Sentinels are asked.
+func (r *Redis) count(ctx context.Context, was nodes, have info) (nodes, error) {
+	here := 1
+	if n, err := strconv.Atoi(have["connected_slaves"]); err == nil {
+		here += n
+	}
+	if r.Mode != modeSentinel {
+		return nodes{n: max(was.n, here)}, nil
+	}
+	if age := r.Now().Sub(was.at); was.n > 0 && age.Abs() < askSentinelEvery {
+		return nodes{n: max(was.n, here), at: was.at}, nil
+	}
+	known, err := r.askSentinels(ctx)
+	if err != nil && was.n == 0 {
+		return was, err
+	}
+	if err != nil { // the master serves on without them
+		return nodes{n: max(was.n, here), at: was.at}, nil
+	}
+	return nodes{n: max(known, here), at: r.Now()}, nil
+}
+
 // fit lists everything that keeps the server from being asked. A field that is
 // missing is a fault: a service that hides it cannot be judged.
-func (r *Redis) fit(have info) error {
-	nodes, replicas := 1, 0
-	if n, err := strconv.Atoi(have["connected_slaves"]); err == nil {
-		nodes, replicas = n+1, n
-	}
+func (r *Redis) fit(have info, nodes int) error {
+	replicas, _ := strconv.Atoi(have["connected_slaves"]) // 0 if it is hidden
+	used, _ := strconv.ParseUint(have["used_memory"], 10, 64)
+	most, _ := strconv.ParseUint(have["maxmemory"], 10, 64)
 	var faults []error
 	for _, row := range []struct {
 		bad  bool
@@ -177,7 +255,8 @@ func (r *Redis) fit(have info) error {
 		{have["maxmemory_policy"] != "noeviction", fmt.Sprintf("its maxmemory-policy is %.20q; it must be noeviction, or used tokens are forgotten", have["maxmemory_policy"])},
 		{have["aof_enabled"] != "1" && !r.UnsafeNoPersistence, "it keeps no append-only file: set appendonly yes, or unsafe_no_persistence: true"},
 		{have["aof_enabled"] == "1" && have["aof_last_write_status"] != "ok", "it cannot write its append-only file"},
-		{r.Replicas < nodes/2, fmt.Sprintf("it has %d replicas, so replicas must be at least %d, not %d", replicas, nodes/2, r.Replicas)},
+		{most > 0 && used > most, fmt.Sprintf("it is out of memory: it uses %d of maxmemory %d bytes", used, most)},
+		{r.Replicas < nodes/2, fmt.Sprintf("%d nodes belong together, so replicas must be at least %d, not %d, or a master that was cut off goes on claiming", nodes, nodes/2, r.Replicas)},
 		{replicas < r.Replicas, fmt.Sprintf("%d of the %d replicas that must acknowledge are connected", replicas, r.Replicas)},
 	} {
 		if row.bad {
@@ -198,9 +277,9 @@ func (r *Redis) tell(was, is state) {
 	switch {
 	case is.err != nil && (was.err == nil || was.err.Error() != is.err.Error()):
 		r.Log.Warn("no token can be claimed", "err", is.err)
-	case is.err == nil && is.confirmed && (!was.confirmed || was.err != nil || !was.newest.Equal(is.newest)):
+	case is.err == nil && is.confirmed() && (!was.confirmed() || was.err != nil || !was.newest.Equal(is.newest)):
 		r.Log.Info("tokens can be claimed", "fenced_since", is.newest)
-	case is.err == nil && !is.confirmed && was.confirmed:
+	case is.err == nil && !is.confirmed() && was.confirmed():
 		r.Log.Warn("redis may have forgotten tokens; those issued until now are stale")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -19,12 +20,14 @@ import (
 
 // RedisConfig is what a [Redis] is made of.
 type RedisConfig struct {
-	URL      string              // redis://[user[:password]@]host[:port][/db]; rediss:// for TLS
+	URL      string              // redis://[user[:password]@]host[:port][/db]; rediss:// for TLS. With Sentinel it names no host, and may be empty
 	Password broker.SecretSource // read at every new connection; nil: the URL's, or none
 	TLS      *tls.Config         // for rediss://; nil: the system's roots, TLS 1.2 or later
-	Mode     string              // "standalone", also when empty; nothing else is served yet
+	Mode     string              // "standalone", also when empty, or "sentinel"
+	Sentinel SentinelConfig      // for mode sentinel
 
-	Deployment string // four letters or digits; see [broker.CheckDeployment]
+	Deployment string   // four letters or digits; see [broker.CheckDeployment]
+	Key        [32]byte // authenticates the records; the same for all brokers of a deployment
 	// Replicas must have acknowledged a claim before it counts. It must be at
 	// least half of the nodes, rounded down, so that a master that was cut
 	// off claims nothing.
@@ -49,14 +52,22 @@ type Redis struct {
 	client *redis.Client
 	prefix string
 
-	claim, look, confirm *redis.Script
+	scripts scripts
+	sealer  sealer
+	forged  atomic.Int64
+	quiet   quiet
 
 	probing sync.Mutex // held during a probe
 	mu      sync.Mutex // guards state
 	state   state
 }
 
-var _ broker.Replay = (*Redis)(nil)
+type scripts struct{ claim, look, draft, confirm, drop *redis.Script }
+
+var (
+	_ broker.Replay  = (*Redis)(nil)
+	_ broker.Answers = (*Redis)(nil)
+)
 
 // NewRedis makes a store. It contacts nothing.
 func NewRedis(c RedisConfig) (*Redis, error) {
@@ -70,21 +81,25 @@ func NewRedis(c RedisConfig) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Redis{
-		RedisConfig: c, client: client, prefix: "dp:{" + c.Deployment + "}:",
-		claim: redis.NewScript(claimScript), look: redis.NewScript(lookScript), confirm: redis.NewScript(confirmScript),
+	r := &Redis{
+		RedisConfig: c, client: client, prefix: "dp:{" + c.Deployment + "}:", sealer: sealer{c.Key},
+		scripts: scripts{
+			claim: redis.NewScript(claimScript), look: redis.NewScript(lookScript), drop: redis.NewScript(dropScript),
+			draft: redis.NewScript(draftScript), confirm: redis.NewScript(confirmScript),
+		},
 		state: state{err: errors.New("redis has not been looked at yet")},
-	}, nil
+	}
+	r.Key = [32]byte{} // the sealer has it
+	return r, nil
 }
 
 func (c RedisConfig) check() error {
-	err := broker.CheckDeployment(c.Deployment)
-	switch c.Mode {
-	case "", "standalone":
-	case "sentinel":
-		err = errors.Join(err, errors.New("redis: mode sentinel is not supported yet; name the master's address in url, and keep mode standalone"))
-	default:
-		err = errors.Join(err, fmt.Errorf("redis: mode %q is not known; the only one is standalone", c.Mode))
+	err := errors.Join(broker.CheckDeployment(c.Deployment), c.checkMode())
+	if c.Mode == modeSentinel && c.Replicas == 0 {
+		err = errors.Join(err, errors.New("redis: mode sentinel needs replicas of at least 1: without an acknowledgement, a master that was cut off goes on claiming"))
+	}
+	if c.Key == [32]byte{} {
+		err = errors.Join(err, errors.New("redis: the key that authenticates records is missing"))
 	}
 	if c.Replicas < 0 {
 		err = errors.Join(err, errors.New("redis: replicas must not be negative"))
@@ -115,7 +130,9 @@ func (r *Redis) Claim(ctx context.Context, c broker.Claim) error {
 	conn := r.client.Conn() // WAIT counts for the connection that wrote
 	defer func() { _ = conn.Close() }()
 
-	a, err := r.run(ctx, conn, r.claim, []string{r.fenceKey(), r.markerKey(c.Token)}, s.newest,
+	key := r.markerKey(c.Token)
+	a, err := r.run(ctx, conn, r.scripts.claim, s, []string{r.fenceKey(), key},
+		s.fence.raw, r.sealer.marker(key, broker.Used{Owner: c.Owner, Session: c.Session, At: s.clock(r.Now())}),
 		c.IssuedAt.UnixMilli(), c.Until.UnixMilli(), maxAhead.Milliseconds(), slack.Milliseconds(), margin.Milliseconds())
 	if err != nil {
 		return unavailable(retryFault, err)
@@ -130,9 +147,13 @@ func (r *Redis) Claim(ctx context.Context, c broker.Claim) error {
 		}
 		return nil
 	case "used":
-		return broker.ErrTokenUsed
+		first, err := r.sealer.openMarker(key, a.marker)
+		if err != nil {
+			return r.refused(key, err)
+		}
+		return used(first)
 	case "stale":
-		return stale(a.since, a.now)
+		return stale(s.fence.since, a.now)
 	case "ahead":
 		return ahead(c.IssuedAt, a.now)
 	case "unconfirmed":
@@ -155,21 +176,19 @@ func (r *Redis) markerKey(t broker.TokenID) string {
 
 // run runs a script once. A server that does not know it yet has run nothing,
 // so it is then sent in full; nothing else is tried a second time.
-func (r *Redis) run(ctx context.Context, conn *redis.Conn, script *redis.Script, keys []string, newest time.Time, args ...any) (answer, error) {
+func (r *Redis) run(ctx context.Context, conn *redis.Conn, script *redis.Script, s state, keys []string, args ...any) (answer, error) {
 	var random [16]byte
 	if _, err := io.ReadFull(r.Rand, random[:]); err != nil {
 		return answer{}, fmt.Errorf("draw a nonce: %w", err)
 	}
 	nonce := hex.EncodeToString(random[:])
-	var since int64
-	if !newest.IsZero() {
-		since = newest.UnixMilli()
-	}
-	reply, err := script.Run(ctx, conn, keys, append([]any{nonce, since}, args...)...).Result()
+	reply, err := script.Run(ctx, conn, keys, append([]any{nonce, millis(s.newest), millis(s.now)}, args...)...).Result()
 	if err != nil {
 		return answer{}, fmt.Errorf("ask redis: %w", err)
 	}
-	return readAnswer(reply, nonce)
+	a, err := readAnswer(reply, nonce)
+	a.nonce = nonce
+	return a, err
 }
 
 // acknowledged waits until enough replicas have what this connection wrote.

@@ -53,7 +53,7 @@ func do(t *testing.T, c *redis.Client, args ...any) any {
 }
 
 func config(url string) replay.RedisConfig {
-	return replay.RedisConfig{URL: url, Deployment: "test", UnsafeNoPersistence: true,
+	return replay.RedisConfig{URL: url, Deployment: "test", Key: [32]byte{1, 2, 3}, UnsafeNoPersistence: true,
 		Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler)}
 }
 
@@ -316,7 +316,7 @@ func TestAClockOfRedisThatWentBackIsFenced(t *testing.T) {
 	// expired there.
 	op := admin(t, server)
 	do(t, op, "EVAL", `redis.call('HSET', 'dp:{test}:fence', 'seen', ARGV[1])
-		for _, k in ipairs(redis.call('KEYS', 'dp:{test}:used:*')) do redis.call('DEL', k) end return 1`, 0, time.Now().Add(time.Hour).UnixMilli())
+		for _, k in ipairs(redis.call('KEYS', 'dp:{test}:used:*')) do redis.call('DEL', k) end return 1`, 0, r.SealSeen(time.Now().Add(time.Hour)))
 	eventually(t, "the used token is not stale", func() error { return stillStale(t, r, used) })
 	claimFresh(t, r)
 }

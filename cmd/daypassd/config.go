@@ -117,11 +117,14 @@ type StateConfig struct {
 
 // RedisConfig is the long form of state.
 type RedisConfig struct {
-	URL                 string `yaml:"url"`                   // redis:// or rediss://
-	Mode                string `yaml:"mode"`                  // standalone, the default
-	Password            string `yaml:"password"`              // a reference
-	Replicas            int    `yaml:"replicas"`              // that acknowledge each claim
-	UnsafeNoPersistence bool   `yaml:"unsafe_no_persistence"` // Redis keeps nothing on disk; restarts make tokens stale
+	URL                 string   `yaml:"url"`                   // redis:// or rediss://; with sentinel it names no host, such as rediss://user@/0, and may be missing
+	Mode                string   `yaml:"mode"`                  // standalone, the default, or sentinel
+	Master              string   `yaml:"master"`                // sentinel: the name that the Sentinels know the master by
+	Sentinels           []string `yaml:"sentinels"`             // sentinel: host:port of each
+	SentinelPassword    string   `yaml:"sentinel_password"`     // sentinel: a reference
+	Password            string   `yaml:"password"`              // a reference
+	Replicas            int      `yaml:"replicas"`              // that acknowledge each claim: at least half of all nodes, rounded down
+	UnsafeNoPersistence bool     `yaml:"unsafe_no_persistence"` // Redis keeps nothing on disk; restarts make tokens stale
 }
 
 // DecodeYAML reads the word embedded, a URL, or the long form.

@@ -19,6 +19,7 @@ import (
 // state is where used tokens, leases and job sessions are kept.
 type state struct {
 	replay   broker.Replay
+	answers  broker.Answers
 	leases   broker.Leases
 	book     broker.LeaseBook
 	sessions broker.Sessions
@@ -57,7 +58,7 @@ func openEmbedded(d *daemon) (*state, error) {
 		return nil, fmt.Errorf("rebuild used tokens from the journal: %w", err)
 	}
 	return &state{
-		replay: once, leases: leases, book: leases, sessions: leases,
+		replay: once, answers: once, leases: leases, book: leases, sessions: leases,
 		run:   func(context.Context) {},
 		ready: []api.Check{{Name: "replay", Func: once.Ready}},
 		close: func() error { return nil },
@@ -87,7 +88,11 @@ func usedTokens(dir string, failed *error) iter.Seq[broker.Claim] {
 			if r.Keep.IsZero() || r.Token.IsZero() {
 				continue
 			}
-			if !yield(broker.Claim{Token: r.Token, Until: r.Keep}) {
+			c := broker.Claim{Token: r.Token, Until: r.Keep, Owner: r.Owner}
+			if r.Session != nil {
+				c.Session = r.Session.ID
+			}
+			if !yield(c) {
 				return
 			}
 		}
@@ -98,43 +103,53 @@ func usedTokens(dir string, failed *error) iter.Seq[broker.Claim] {
 // and it recovers by itself.
 func openRedis(d *daemon, p process) (*state, error) {
 	r := d.config.State.Redis
-	password, err := redisPassword(r, p)
+	password, err := optionalSecret("password", r.Password, p)
 	if err != nil {
 		return nil, err
 	}
-	key, err := d.ring.DeriveKey("redis records")
+	sentinelPassword, err := optionalSecret("sentinel_password", r.SentinelPassword, p)
 	if err != nil {
+		return nil, err
+	}
+	// A key for each, so that neither's records are ever taken for the other's.
+	onceKey, onceErr := d.ring.DeriveKey("redis used tokens")
+	leaseKey, leaseErr := d.ring.DeriveKey("redis records")
+	if err := errors.Join(onceErr, leaseErr); err != nil {
 		return nil, fmt.Errorf("keys: %w", err)
 	}
 	once, err := replay.NewRedis(replay.RedisConfig{
-		URL: r.URL, Password: password, Deployment: d.config.Deployment, Replicas: r.Replicas,
-		UnsafeNoPersistence: r.UnsafeNoPersistence, Now: time.Now, Rand: rand.Reader, Log: d.log,
+		URL: r.URL, Password: password, Mode: r.Mode,
+		Sentinel:   replay.SentinelConfig{Master: r.Master, Sentinels: r.Sentinels, Password: sentinelPassword},
+		Deployment: d.config.Deployment, Key: onceKey, Replicas: r.Replicas, UnsafeNoPersistence: r.UnsafeNoPersistence,
+		Now: time.Now, Rand: rand.Reader, Log: d.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
 	leases, err := lease.NewRedis(lease.RedisConfig{
-		URL: r.URL, Password: password, Deployment: d.config.Deployment, Key: key, Now: time.Now, Log: d.log,
+		URL: r.URL, Password: password, Mode: r.Mode,
+		Sentinel:   lease.SentinelConfig{Master: r.Master, Sentinels: r.Sentinels, Password: sentinelPassword},
+		Deployment: d.config.Deployment, Key: leaseKey, Now: time.Now, Log: d.log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("state: %w", err)
+		return nil, fmt.Errorf("state: %w", errors.Join(err, once.Close()))
 	}
 	return &state{
-		replay: once, leases: leases, book: leases, sessions: leases,
+		replay: once, answers: once, leases: leases, book: leases, sessions: leases,
 		run:   once.Run,
 		ready: []api.Check{{Name: "replay", Func: once.Ready}, {Name: "leases", Func: leases.Ready}},
 		close: func() error { return errors.Join(once.Close(), leases.Disconnect()) },
 	}, nil
 }
 
-// redisPassword is nil where none is configured.
-func redisPassword(r RedisConfig, p process) (broker.SecretSource, error) {
-	if r.Password == "" {
+// optionalSecret is nil where none is configured.
+func optionalSecret(name, ref string, p process) (broker.SecretSource, error) {
+	if ref == "" {
 		return nil, nil
 	}
-	source, err := openSecret(r.Password, p)
+	source, err := openSecret(ref, p)
 	if err != nil {
-		return nil, fmt.Errorf("state.password: %w", err)
+		return nil, fmt.Errorf("state.%s: %w", name, err)
 	}
 	return source, nil
 }

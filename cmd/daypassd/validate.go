@@ -120,6 +120,30 @@ func (c *Config) checkState(f faults) {
 		return
 	}
 	r := c.State.Redis
+	switch r.Mode {
+	case "", "standalone":
+		c.checkStandalone(f, r)
+	case "sentinel":
+		c.checkSentinel(f, r)
+	default:
+		f.add(c.at("state", "mode"), "%q is not supported; use standalone or sentinel", r.Mode)
+	}
+	if u, err := url.Parse(r.URL); err == nil {
+		_, inline := u.User.Password()
+		f.addIf(c.at("state"), inline, "holds a password; use {url: …, password: env:NAME} so that it stays out of the file")
+	}
+	f.addIf(c.at("state", "replicas"), r.Replicas < 0, "is negative")
+	for key, ref := range map[string]string{"password": r.Password, "sentinel_password": r.SentinelPassword} {
+		if ref == "" {
+			continue
+		}
+		if _, err := secretref.Parse(ref); err != nil {
+			f.add(c.at("state", key), "%v", err)
+		}
+	}
+}
+
+func (c *Config) checkStandalone(f faults, r RedisConfig) {
 	u, err := url.Parse(r.URL)
 	switch {
 	case r.URL == "":
@@ -127,18 +151,25 @@ func (c *Config) checkState(f faults) {
 	case err != nil || u.Host == "" || (u.Scheme != "redis" && u.Scheme != "rediss"):
 		f.add(c.at("state"), `must be "embedded" or a redis:// or rediss:// URL`)
 	}
-	if u != nil {
-		_, inline := u.User.Password()
-		f.addIf(c.at("state"), inline, "holds a password; use {url: …, password: env:NAME} so that it stays out of the file")
+	for key, given := range map[string]bool{"master": r.Master != "", "sentinels": len(r.Sentinels) > 0, "sentinel_password": r.SentinelPassword != ""} {
+		f.addIf(c.at("state", key), given, "is for mode: sentinel, and mode is standalone")
 	}
-	f.addIf(c.at("state", "mode"), r.Mode != "" && r.Mode != "standalone",
-		"%q is not supported by this version; use standalone", r.Mode)
-	f.addIf(c.at("state", "replicas"), r.Replicas < 0, "is negative")
-	if r.Password != "" {
-		if _, err := secretref.Parse(r.Password); err != nil {
-			f.add(c.at("state", "password"), "%v", err)
-		}
+}
+
+func (c *Config) checkSentinel(f faults, r RedisConfig) {
+	if r.URL != "" {
+		u, err := url.Parse(r.URL)
+		f.addIf(c.at("state", "url"), err != nil || u.Host != "" || (u.Scheme != "redis" && u.Scheme != "rediss"),
+			"must name no host, for the Sentinels say where the master is: redis:///0 or rediss://user@/0, or leave it out")
 	}
+	f.addIf(c.at("state", "master"), r.Master == "", "master is missing: the name that the Sentinels know the master by")
+	f.addIf(c.at("state", "sentinels"), len(r.Sentinels) == 0, "sentinels is missing: a list of host:port")
+	for i, addr := range r.Sentinels {
+		host, port, err := net.SplitHostPort(addr)
+		f.addIf(c.at("state", "sentinels", i), err != nil || host == "" || port == "", "%q is not host:port", addr)
+	}
+	f.addIf(c.at("state", "replicas"), r.Replicas == 0,
+		"replicas must be at least 1 with sentinel, and at least half of all nodes: without it a master that was cut off goes on claiming")
 }
 
 func (c *Config) checkIssuers(f faults) {
