@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +18,7 @@ func auditCommand(p process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "Check the journal",
-		Args:  argsOf(cobra.NoArgs),
+		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(auditVerifyCommand(p))
@@ -35,24 +38,40 @@ were cut off: keep the heads that this command prints where the broker cannot
 write, and compare.`,
 		Example: `  daypassd audit verify ./data/journal
   daypassd audit verify --output json ./data/journal`,
-		Args: argsOf(cobra.MinimumNArgs(1)),
+		Args: someArgs("a journal's folder, or files of one"),
 		RunE: func(_ *cobra.Command, paths []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
 			}
 			if output == "text" {
-				if _, err := audit.Verify(p.stdout, paths...); err != nil {
-					return fmt.Errorf("the journal does not verify: %w", err)
-				}
-				return nil
+				_, err := audit.Verify(p.stdout, paths...)
+				return notVerified(err, paths)
 			}
 			report, err := audit.Verify(io.Discard, paths...)
 			if printErr := printJSON(p.stdout, report); printErr != nil || err != nil {
-				return errors.Join(err, printErr)
+				return errors.Join(notVerified(err, paths), printErr)
 			}
 			return nil
 		},
 	}
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// notVerified says that a journal is bad, or that none was named: a data_dir
+// holds it one folder further down.
+func notVerified(err error, paths []string) error {
+	if err == nil {
+		return nil
+	}
+	for _, p := range paths {
+		inner := filepath.Join(p, "journal")
+		if info, statErr := os.Stat(inner); statErr == nil && info.IsDir() {
+			return fmt.Errorf("%w; the journal is in %s", err, inner)
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("the journal does not verify: %w", err)
 }

@@ -2,14 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,10 +29,12 @@ func checkCommand(p process) *cobra.Command {
 		Short: "Check the configuration and the policies; with --connect also what they name",
 		Long: `Check the configuration and the policies, and report every fault at once. Nothing
 is contacted and nothing is written, unless --connect is given: then issuers are
-asked for their keys, and targets whether the admin credential is enough.`,
+asked for their keys, Redis whether it is fit, and targets whether the admin
+credential is enough and each grant could be made. Environment variables and
+files that hold admin credentials have to be there for that.`,
 		Example: `  daypassd check --config daypass.yaml
   daypassd check --config daypass.yaml --connect --output json`,
-		Args: argsOf(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
@@ -95,7 +100,7 @@ func (f findings) print(w io.Writer, output string) error {
 
 // addIssuers fetches each issuer's keys once.
 func (f *findings) addIssuers(ctx context.Context, set *issuers.Set) {
-	ctx, done := context.WithTimeout(ctx, 15*time.Second)
+	ctx, done := context.WithTimeout(ctx, checkWithin)
 	defer done()
 	set.Fetch(ctx)
 	for _, s := range set.Status() {
@@ -117,7 +122,7 @@ func check(ctx context.Context, config string, p process, connect bool) findings
 	if err == nil {
 		f.add("issuers", issuersErr)
 	}
-	if issuersErr == nil {
+	if issuersErr == nil && isFolder(c.Policies) { // else the configuration's fault says so
 		_, policyErr := loadPolicy(c, set)
 		f.add("policies "+c.Policies, policyErr)
 	}
@@ -131,14 +136,85 @@ func check(ctx context.Context, config string, p process, connect bool) findings
 		return f
 	}
 	f.addIssuers(ctx, set)
+	f.addState(ctx, c, p)
+	f.addTargets(ctx, c, targets)
+	return f
+}
+
+// checkWithin bounds the check of one part that may not answer.
+const checkWithin = 15 * time.Second
+
+// addState asks Redis whether it is fit. Its records are not looked at: what
+// authenticates them is in the key ring, which check does not open.
+func (f *findings) addState(ctx context.Context, c *Config, p process) {
+	if c.State.Embedded {
+		return
+	}
+	ctx, done := context.WithTimeout(ctx, checkWithin)
+	defer done()
+	f.add("state "+c.State.Redis.where(), checkRedis(ctx, c, p))
+}
+
+// checkRedis asks as a broker would, with a key that authenticates nothing:
+// what is asked needs none.
+func checkRedis(ctx context.Context, c *Config, p process) error {
+	secrets, err := c.State.Redis.secrets(p)
+	if err != nil {
+		return err
+	}
+	var key [32]byte
+	if _, err := rand.Read(key[:]); err != nil {
+		return err
+	}
+	once, err := openReplay(c, secrets, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	return errors.Join(once.Check(ctx), once.Close())
+}
+
+// where names the servers; a password in the URL is a fault of the
+// configuration, which ends the check before this.
+func (r RedisConfig) where() string {
+	if r.Mode == "sentinel" {
+		return fmt.Sprintf("%s by %s", r.Master, strings.Join(r.Sentinels, ", "))
+	}
+	return r.URL
+}
+
+// grantChecker is a [broker.Checker] that also knows whether a grant could be
+// made.
+type grantChecker interface {
+	CheckGrant(context.Context, broker.Grant) error
+}
+
+// addTargets asks each target, and each that is well for each of its grants.
+func (f *findings) addTargets(ctx context.Context, c *Config, targets map[string]broker.Minter) {
 	for _, name := range slices.Sorted(maps.Keys(targets)) {
-		if checker, ok := targets[name].(broker.Checker); ok {
-			ctx, done := context.WithTimeout(ctx, 15*time.Second)
-			f.add("target "+name, checker.Check(ctx))
-			done()
+		checker, ok := targets[name].(broker.Checker)
+		if !ok {
+			continue
+		}
+		err := within(ctx, checker.Check)
+		f.add("target "+name, err)
+		byGrant, ok := targets[name].(grantChecker)
+		if err != nil || !ok {
+			continue
+		}
+		for _, grant := range slices.Sorted(maps.Keys(c.Grants.Named)) {
+			if g := c.Grants.Named[grant]; g.brokerTarget() == name {
+				f.add("grant "+grant, within(ctx, func(ctx context.Context) error {
+					return byGrant.CheckGrant(ctx, c.brokerGrant(grant, g))
+				}))
+			}
 		}
 	}
-	return f
+}
+
+func within(ctx context.Context, do func(context.Context) error) error {
+	ctx, done := context.WithTimeout(ctx, checkWithin)
+	defer done()
+	return do(ctx)
 }
 
 // noSigner stands where check must not open the key ring.
@@ -150,21 +226,36 @@ func (noSigner) Sign(context.Context, string, []byte) (broker.Secret, error) {
 
 // writable says why a folder, or the one it would be made in, cannot be written.
 func writable(dir string) error {
-	for {
-		info, err := os.Stat(dir)
-		switch {
-		case errors.Is(err, os.ErrNotExist) && filepath.Dir(dir) != dir:
-			dir = filepath.Dir(dir)
-			continue
-		case err != nil:
-			return err
-		case !info.IsDir():
-			return fmt.Errorf("%s is not a folder", dir)
-		}
-		probe, err := os.CreateTemp(dir, ".daypass-check-")
-		if err != nil {
-			return fmt.Errorf("cannot be written: %w", err)
-		}
-		return errors.Join(probe.Close(), os.Remove(probe.Name()))
+	dir = existing(dir)
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a folder", dir)
 	}
+	probe, err := os.CreateTemp(dir, ".daypass-check-")
+	if err != nil {
+		return cannotWrite(dir, err)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+// existing is a folder, or the nearest above it that there is.
+func existing(dir string) string {
+	for {
+		_, err := os.Stat(dir)
+		if !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// cannotWrite says for whom a folder cannot be written, and what to do.
+func cannotWrite(dir string, err error) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("cannot be written: %w", err)
+	}
+	return fmt.Errorf("cannot be written by user %d: give daypassd's user the right to write to %s, or name another data_dir", os.Getuid(), dir)
 }

@@ -49,11 +49,13 @@ func TestEveryFaultOfAConfigurationIsNamedAtOnce(t *testing.T) {
 func TestAWordThatIsNoCommandIsAUsageError(t *testing.T) {
 	for line, want := range map[string]string{
 		"srve":                   `unknown command "srve"`,
-		"lease revoke":           "at least 1 arg",
+		"lease revoke":           "needs the id of a lease",
+		"lease list dpl_x":       "takes flags only",
+		"serve daypass.yaml":     "takes flags only",
 		"lease lst":              `unknown command "lst"`,
 		"check --conf x":         "unknown flag",
 		"check --output xml":     "text or json",
-		"audit verify":           "at least 1 arg",
+		"audit verify":           "needs a journal's folder",
 		"serve --log-level loud": "debug, info, warn or error",
 	} {
 		var out bytes.Buffer

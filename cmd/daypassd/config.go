@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -186,6 +187,44 @@ func (c *Config) complete() {
 		c.TLS.Cert, c.TLS.Key = c.path(c.TLS.Cert), c.path(c.TLS.Key)
 	}
 }
+
+// needsRestart names the keys that differ from those we run with and that a
+// reload does not take up.
+func (c *Config) needsRestart(fresh *Config) []string {
+	var keys []string
+	for _, row := range []struct {
+		key      string
+		was, now any
+	}{
+		{"url", c.URL, fresh.URL}, {"audience", c.Audience, fresh.Audience},
+		{"deployment", c.Deployment, fresh.Deployment}, {"broker", c.Broker, fresh.Broker},
+		{"listen", c.Listen, fresh.Listen}, {"tls", c.TLS, fresh.TLS}, {"behind_proxy", c.BehindProxy, fresh.BehindProxy},
+		{"admin", c.Admin, fresh.Admin}, {"state", c.State, fresh.State},
+		{"data_dir", c.DataDir, fresh.DataDir}, {"keys", c.Keys, fresh.Keys},
+		{"issuers", placeless(c.Issuers, issuerNode), placeless(fresh.Issuers, issuerNode)},
+		{"targets", placeless(c.Targets, targetNode), placeless(fresh.Targets, targetNode)},
+		{"limits", c.Limits, fresh.Limits},
+	} {
+		if !reflect.DeepEqual(row.was, row.now) {
+			keys = append(keys, row.key)
+		}
+	}
+	return keys
+}
+
+// placeless copies a section of the configuration without where it stands in
+// the file.
+func placeless[V any](section map[string]V, node func(*V) **strictyaml.Node) map[string]V {
+	bare := map[string]V{}
+	for name, v := range section {
+		*node(&v) = nil
+		bare[name] = v
+	}
+	return bare
+}
+
+func issuerNode(i *Issuer) **strictyaml.Node { return &i.Node }
+func targetNode(t *Target) **strictyaml.Node { return &t.Node }
 
 // path makes a path of the configuration absolute.
 func (c *Config) path(p string) string {

@@ -60,7 +60,7 @@ func assemble(ctx context.Context, c *Config, p process, log *slog.Logger) (*dae
 func (d *daemon) openIssuers(context.Context, process) error {
 	cache := filepath.Join(d.config.DataDir, "issuers")
 	if err := os.MkdirAll(cache, 0o700); err != nil {
-		return fmt.Errorf("data_dir %s: %w", d.config.DataDir, err)
+		return fmt.Errorf("data_dir %s: %w", d.config.DataDir, cannotWrite(existing(d.config.DataDir), err))
 	}
 	var err error
 	d.issuers, err = openIssuers(d.config, cache, d.log)
@@ -195,6 +195,9 @@ func (d *daemon) reload(ctx context.Context) error {
 		if _, ok := d.targets[g.brokerTarget()]; !ok {
 			return fmt.Errorf("grant %s: target %s is new; restart to open it", name, g.brokerTarget())
 		}
+	}
+	if keys := d.config.needsRestart(fresh); len(keys) > 0 {
+		d.log.Warn("only grants and policies are read again; restart for what else has changed", "keys", keys)
 	}
 	book, err := loadPolicy(fresh, d.issuers)
 	if err != nil {

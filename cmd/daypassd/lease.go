@@ -26,7 +26,7 @@ func leaseCommand(p process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lease",
 		Short: "List and revoke live leases, through the admin listener",
-		Args:  argsOf(cobra.NoArgs),
+		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(leaseListCommand(p), leaseRevokeCommand(p))
@@ -40,7 +40,7 @@ func leaseListCommand(p process) *cobra.Command {
 		Short: "List live leases, oldest first",
 		Example: `  daypassd lease list --config daypass.yaml
   daypassd lease list --config daypass.yaml --grant orders-db --output json`,
-		Args: argsOf(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
@@ -83,7 +83,7 @@ func leaseRevokeCommand(p process) *cobra.Command {
 		Long: `Take credentials back now. One that cannot be taken back yet (its target is down)
 is tried until it is; one that cannot be taken back at all ends at its expiry.`,
 		Example: `  daypassd lease revoke --config daypass.yaml dpl_c7mkqvtx5a2jd4zq6h3nw7yfeu`,
-		Args:    argsOf(cobra.MinimumNArgs(1)),
+		Args:    someArgs("the id of a lease; daypassd lease list shows them"),
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
@@ -139,16 +139,30 @@ func printLeases(w io.Writer, leases []broker.Lease) error {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "LEASE\tGRANT\tHANDLE\tSTATE\tEXPIRES\tREPOSITORY\tRULE\tNOTE")
+	fmt.Fprintln(t, "LEASE\tGRANT\tHANDLE\tSTATE\tEXPIRES\tREPOSITORY\tRULE")
 	for _, l := range leases {
-		note := ""
-		if l.LastErr != "" {
-			note = fmt.Sprintf("%d failed attempts: %s", l.Attempts, l.LastErr)
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.ID, l.Grant.Name, l.Handle, l.State,
-			l.NotAfter.UTC().Format(time.RFC3339), printable(cmp.Or(l.Repo, l.Place)), l.Rule, printable(note))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.ID, l.Grant.Name, l.Handle, l.State,
+			l.NotAfter.UTC().Format(time.RFC3339), printable(cmp.Or(l.Repo, l.Place)), l.Rule)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, l := range leases { // under the table: what a target says is longer than a column
+		if l.LastErr == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "%s: %s: %s\n", l.ID, attempts(l.Attempts), printable(l.LastErr)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func attempts(n int) string {
+	if n == 1 {
+		return "1 failed attempt"
+	}
+	return fmt.Sprintf("%d failed attempts", n)
 }
 
 // printable keeps what came from outside from moving the terminal's cursor.

@@ -89,11 +89,23 @@ func isUnknownCommand(cmd, root *cobra.Command) bool {
 	return cmd == root || cmd.HasSubCommands()
 }
 
-// exactArgs is cobra's check, as a usage error.
-func argsOf(check cobra.PositionalArgs) cobra.PositionalArgs {
+// noArgs refuses what stands beside the flags; where a command holds others, it
+// is a command that is not known.
+func noArgs(cmd *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return nil
+	case cmd.HasSubCommands():
+		return usageError{cobra.NoArgs(cmd, args)}
+	}
+	return usageError{fmt.Errorf("%q is not understood: %s takes flags only", args[0], cmd.CommandPath())}
+}
+
+// someArgs wants at least one of what a command is about.
+func someArgs(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return usageError{err}
+		if len(args) == 0 {
+			return usageError{fmt.Errorf("%s needs %s", cmd.CommandPath(), what)}
 		}
 		return nil
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/daypass-dev/daypass/policy/strictyaml"
 )
 
 func serveCommand(p process) *cobra.Command {
@@ -22,15 +24,19 @@ func serveCommand(p process) *cobra.Command {
 		Use:   "serve",
 		Short: "Run the broker",
 		Long: `Run the broker until SIGTERM or Ctrl-C, which let requests under way end. SIGHUP
-reads grants and policies again; a fault keeps the old ones and says so in the log.`,
+reads grants and policies again; a fault keeps the old ones and says so in the log,
+and so does a change elsewhere in the configuration, which needs a restart.`,
 		Example: `  daypassd serve --config daypass.yaml`,
-		Args:    argsOf(cobra.NoArgs),
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := newLog(p.stderr, level)
 			if err != nil {
 				return err
 			}
 			c, err := loadConfig(config)
+			if err == nil {
+				err = c.missingVariables(p)
+			}
 			if err != nil {
 				return configError(err)
 			}
@@ -52,6 +58,9 @@ func newLog(w io.Writer, level string) (*slog.Logger, error) {
 
 // configError sets the faults of a configuration under a line of their own.
 func configError(err error) error {
+	if _, inside := errors.AsType[*strictyaml.Fault](err); !inside {
+		return fmt.Errorf("%w; --config says which file it is", err)
+	}
 	return fmt.Errorf("the configuration has faults:\n%w", err)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"path/filepath"
 	"time"
 
@@ -103,11 +104,7 @@ func usedTokens(dir string, failed *error) iter.Seq[broker.Claim] {
 // and it recovers by itself.
 func openRedis(d *daemon, p process) (*state, error) {
 	r := d.config.State.Redis
-	password, err := optionalSecret("password", r.Password, p)
-	if err != nil {
-		return nil, err
-	}
-	sentinelPassword, err := optionalSecret("sentinel_password", r.SentinelPassword, p)
+	secrets, err := r.secrets(p)
 	if err != nil {
 		return nil, err
 	}
@@ -117,18 +114,13 @@ func openRedis(d *daemon, p process) (*state, error) {
 	if err := errors.Join(onceErr, leaseErr); err != nil {
 		return nil, fmt.Errorf("keys: %w", err)
 	}
-	once, err := replay.NewRedis(replay.RedisConfig{
-		URL: r.URL, Password: password, Mode: r.Mode,
-		Sentinel:   replay.SentinelConfig{Master: r.Master, Sentinels: r.Sentinels, Password: sentinelPassword},
-		Deployment: d.config.Deployment, Key: onceKey, Replicas: r.Replicas, UnsafeNoPersistence: r.UnsafeNoPersistence,
-		Now: time.Now, Rand: rand.Reader, Log: d.log,
-	})
+	once, err := openReplay(d.config, secrets, onceKey, d.log)
 	if err != nil {
-		return nil, fmt.Errorf("state: %w", err)
+		return nil, err
 	}
 	leases, err := lease.NewRedis(lease.RedisConfig{
-		URL: r.URL, Password: password, Mode: r.Mode,
-		Sentinel:   lease.SentinelConfig{Master: r.Master, Sentinels: r.Sentinels, Password: sentinelPassword},
+		URL: r.URL, Password: secrets.server, Mode: r.Mode,
+		Sentinel:   lease.SentinelConfig{Master: r.Master, Sentinels: r.Sentinels, Password: secrets.sentinels},
 		Deployment: d.config.Deployment, Key: leaseKey, Now: time.Now, Log: d.log,
 	})
 	if err != nil {
@@ -140,6 +132,31 @@ func openRedis(d *daemon, p process) (*state, error) {
 		ready: []api.Check{{Name: "replay", Func: once.Ready}, {Name: "leases", Func: leases.Ready}},
 		close: func() error { return errors.Join(once.Close(), leases.Disconnect()) },
 	}, nil
+}
+
+// redisSecrets are the passwords of a Redis and of its Sentinels; nil where none
+// is configured.
+type redisSecrets struct{ server, sentinels broker.SecretSource }
+
+func (r RedisConfig) secrets(p process) (redisSecrets, error) {
+	server, serverErr := optionalSecret("password", r.Password, p)
+	sentinels, sentinelsErr := optionalSecret("sentinel_password", r.SentinelPassword, p)
+	return redisSecrets{server, sentinels}, errors.Join(serverErr, sentinelsErr)
+}
+
+// openReplay makes what remembers used tokens in Redis. It contacts nothing.
+func openReplay(c *Config, secrets redisSecrets, key [32]byte, log *slog.Logger) (*replay.Redis, error) {
+	r := c.State.Redis
+	once, err := replay.NewRedis(replay.RedisConfig{
+		URL: r.URL, Password: secrets.server, Mode: r.Mode,
+		Sentinel:   replay.SentinelConfig{Master: r.Master, Sentinels: r.Sentinels, Password: secrets.sentinels},
+		Deployment: c.Deployment, Key: key, Replicas: r.Replicas, UnsafeNoPersistence: r.UnsafeNoPersistence,
+		Now: time.Now, Rand: rand.Reader, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	return once, nil
 }
 
 // optionalSecret is nil where none is configured.

@@ -65,17 +65,41 @@ func (c *Config) checkSelf(f faults) {
 		f.add(c.at("url"), "%q is plain http; only loopback may be", c.URL)
 	}
 	if err := broker.CheckDeployment(c.Deployment); err != nil {
-		f.add(c.at("deployment"), "%v", err)
+		f.add(c.at("deployment"), "%s", strings.TrimPrefix(err.Error(), "deployment "))
 	}
 	f.addIf(c.at("broker"), !brokerRE.MatchString(c.Broker),
-		"broker %q is not a name of lower-case letters, digits, dots and dashes", c.Broker)
+		"%q is not a name of lower-case letters, digits, dots and dashes", c.Broker)
 	f.addIf(c.at("limits", "exchanges_per_minute"), c.Limits.ExchangesPerMinute < 0, "is negative; 0 means no limit")
 	f.addIf(c.at("limits", "live_leases"), c.Limits.LiveLeases < 0, "is negative; 0 means no limit")
-	if info, err := os.Stat(c.Policies); err != nil || !info.IsDir() {
-		f.add(c.at("policies"), "policies: %s is not a folder that can be read; make it and put a policy file there", c.Policies)
+	if !isFolder(c.Policies) {
+		f.add(c.at("policies"), "%s is not a folder that can be read; make it and put a policy file there", c.Policies)
 	}
 	f.addIf(c.at("keys"), strings.HasPrefix(filepath.Base(c.Keys), "env:") || strings.HasPrefix(filepath.Base(c.Keys), "file:"),
 		"is a secret reference; this version keeps the key ring in a folder")
+}
+
+// missingVariables names the environment variables that hold admin credentials
+// and are not set. No process gets one later, so serving without would only
+// move the fault to where a job sees it. Files are another matter: they come
+// and go.
+func (c *Config) missingVariables(p process) error {
+	var all strictyaml.Faults
+	f := faults{&all}
+	look := func(at *strictyaml.Node, reference string) {
+		ref, err := secretref.Parse(reference)
+		if err != nil || ref.Scheme != secretref.Env {
+			return
+		}
+		if value, there := p.env(ref.Name); !there || value == "" {
+			f.add(at, "environment variable %s is not set", ref.Name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Targets)) {
+		look(c.Targets[name].Node.At("admin"), c.Targets[name].Admin)
+	}
+	look(c.at("state", "password"), c.State.Redis.Password)
+	look(c.at("state", "sentinel_password"), c.State.Redis.SentinelPassword)
+	return all.Err()
 }
 
 func (c *Config) checkListeners(f faults) {
@@ -108,6 +132,11 @@ func isLoopbackHost(host string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.IsLoopback()
+}
+
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 func isFile(path string) bool {
