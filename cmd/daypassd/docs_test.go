@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -49,6 +50,42 @@ func TestTheReadmesPolicyLoadsUnderItsConfiguration(t *testing.T) {
 	}
 	if _, err := loadPolicy(c, set); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestTheConfigurationThatIsTriedByHandIsSound(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"daypass.yaml": snippet(t, "docs/try-it.md", "try-config"), "policies/payments.yaml": snippet(t, "docs/try-it.md", "try-policy"),
+	} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, code := inProcess(t, nil, "check", "--config", filepath.Join(dir, "daypass.yaml")); code != exitOK {
+		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
+func TestEveryTestThatTheThreatModelNamesExists(t *testing.T) {
+	text := readAll(t, filepath.Join(root, "docs/threat-model.md"))
+	named := regexp.MustCompile("`([a-z/]+)\\.(Test[A-Za-z0-9]+)`").FindAllStringSubmatch(text, -1)
+	if rows := strings.Count(text, "| `"); len(named) < 30 || rows < 15 {
+		t.Fatalf("found only %d tests in %d rows", len(named), rows)
+	}
+	for _, m := range named {
+		files, err := filepath.Glob(filepath.Join(root, m[1], "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for _, f := range files {
+			found = found || strings.Contains(readAll(t, f), "func "+m[2]+"(t *testing.T)")
+		}
+		if !found {
+			t.Errorf("there is no %s in %s", m[2], m[1])
+		}
 	}
 }
 
