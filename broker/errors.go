@@ -82,6 +82,13 @@ func fail(code Code, cause error, format string, args ...any) *Error {
 	return &Error{Code: code, Public: fmt.Sprintf(format, args...), Err: cause}
 }
 
+// TooManyLive refuses, as [RateLimited], what would pass a cap on live leases.
+// of says whose cap it is, and is shown: "this repository", or a grant.
+func TooManyLive(of string) *Error {
+	return &Error{Code: RateLimited, Reason: "too_many_live", RetryAfter: retrySoon,
+		Public: of + " has as many live credentials as it may have; give some back or wait until they expire"}
+}
+
 // Sentinels that the parts behind the interfaces return (wrapped or as is).
 var (
 	// ErrTokenUsed: the token, or another encoding of it, was claimed before.

@@ -205,7 +205,7 @@ func (b *Broker) roomFor(ctx context.Context, id Identity, d Decision) error {
 			return asError(err, Unavailable, "the lease store cannot be read")
 		}
 		if live+len(d.Permits) > limit {
-			return tooManyLive("this repository")
+			return TooManyLive("this repository")
 		}
 	}
 	for _, p := range d.Permits {
@@ -217,18 +217,13 @@ func (b *Broker) roomFor(ctx context.Context, id Identity, d Decision) error {
 			return asError(err, Unavailable, "the lease store cannot be read")
 		}
 		if live >= p.Grant.MaxLive {
-			return tooManyLive("grant " + p.Grant.Name)
+			return TooManyLive("grant " + p.Grant.Name)
 		}
 	}
 	return nil
 }
 
 const retrySoon = 5 * time.Second
-
-func tooManyLive(of string) *Error {
-	return &Error{Code: RateLimited, Reason: "too_many_live", RetryAfter: retrySoon,
-		Public: of + " has as many live credentials as it may have; give some back or wait until they expire"}
-}
 
 // checkWants refuses what no policy could mean.
 func checkWants(wants []Want) error {
@@ -263,6 +258,10 @@ func (b *Broker) mints(s Session) error {
 func (b *Broker) detach(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), b.mintTimeout)
 }
+
+// mintEnds is how long after its planning an exchange is answered or given up,
+// by whichever broker: the time it has, and some for clocks that differ.
+func (b *Broker) mintEnds() time.Duration { return b.mintTimeout + 5*time.Second }
 
 // asError keeps an [*Error] and wraps everything else.
 func asError(err error, code Code, public string) *Error {

@@ -78,7 +78,7 @@ func (b *Broker) planOne(id Identity, r Request, permit Permit, now time.Time) (
 		ID: lid, Handle: handle, Grant: g, Request: r.ID, Rule: permit.Rule,
 		Issuer: id.Issuer, Place: id.Place(), Repo: id.Job.Repository, Run: id.Job.Run,
 		State: LeasePending, Opened: now, NotAfter: o.NotAfter,
-		Due: now.Add(b.mintTimeout + 5*time.Second), // by then it is active, or whoever planned it is gone
+		Due: now.Add(b.mintEnds()), // by then it is active, or whoever planned it is gone
 	}, nil
 }
 

@@ -101,7 +101,7 @@ func (b *Broker) usedAgain(ctx context.Context, id Identity, owner Owner, err er
 		return err
 	}
 	if !owner.IsZero() && used.Owner == owner {
-		if !used.At.IsZero() && b.now().Sub(used.At) < b.mintTimeout+5*time.Second {
+		if !used.At.IsZero() && b.now().Sub(used.At) < b.mintEnds() {
 			return &Error{Code: Unavailable, Reason: "being_answered", RetryAfter: time.Second,
 				Public: "this exchange is under way; ask again with the same token and key"}
 		}

@@ -23,17 +23,18 @@ func (b *Broker) Run(ctx context.Context) {
 	var loops sync.WaitGroup
 	for name := range b.targets {
 		loops.Go(func() {
-			b.every(ctx, sweepEvery, func() {
+			every(ctx, sweepEvery, func() {
 				for ctx.Err() == nil && b.SweepTarget(ctx, name) {
 				}
 			})
 		})
 	}
-	loops.Go(func() { b.every(ctx, sweepEvery, func() { b.report(ctx) }) })
+	loops.Go(func() { every(ctx, sweepEvery, func() { b.report(ctx) }) })
 	loops.Wait()
 }
 
-func (b *Broker) every(ctx context.Context, d time.Duration, do func()) {
+// every does it at once and then each d, until ctx ends.
+func every(ctx context.Context, d time.Duration, do func()) {
 	tick := time.NewTicker(d)
 	defer tick.Stop()
 	for {
@@ -197,7 +198,7 @@ func (b *Broker) report(ctx context.Context) {
 
 // backoff is how long to wait after n failures: 1 s doubling up to maxBackoff,
 // less up to a quarter, so that what failed together is not retried together.
-func (b *Broker) backoff(n int) time.Duration {
+func backoff(n int) time.Duration {
 	d := maxBackoff
 	if n < 6 {
 		d = min(d, time.Second<<(n-1))

@@ -214,7 +214,7 @@ func (b *Broker) postpone(ctx context.Context, l Lease, cause error) {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer done()
 	l.State, l.Attempts, l.LastErr = LeaseRevoking, l.Attempts+1, clip(cause.Error(), 500)
-	l.Due = b.now().Add(b.backoff(l.Attempts))
+	l.Due = b.now().Add(backoff(l.Attempts))
 	b.stuck.held(l.ID, l.NotAfter)
 	b.log.Warn("credential could not be taken back; it is tried again",
 		"lease", l.ID, "handle", l.Handle, "target", l.Grant.Target, "attempts", l.Attempts, "next", l.Due, "err", cause)

@@ -105,11 +105,6 @@ func mostOverdueFirst(leases []broker.Lease) []broker.Lease {
 	return leases
 }
 
-func tooManyLive(of string) error {
-	return &broker.Error{Code: broker.RateLimited, Reason: "too_many_live", RetryAfter: 5 * time.Second,
-		Public: of + " has as many live credentials as it may have; give some back or wait until they expire"}
-}
-
 // fault is a call that the broker's own code should not have made.
 func fault(err error) error {
 	return &broker.Error{Code: broker.Internal, Reason: "lease_store", Err: err, Public: "something went wrong on our side"}

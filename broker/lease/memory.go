@@ -54,11 +54,11 @@ func (m *Memory) Open(ctx context.Context, leases []broker.Lease, caps broker.Ca
 		return broker.ErrClosing
 	}
 	if most := caps.LivePerPlace; most > 0 && len(m.books.places[o.place])+len(leases) > most {
-		return tooManyLive("this repository")
+		return broker.TooManyLive("this repository")
 	}
 	for grant, d := range o.grants {
 		if len(m.books.grants[grant])+d.more > d.most {
-			return tooManyLive("grant " + grant)
+			return broker.TooManyLive("grant " + grant)
 		}
 	}
 	for _, l := range leases {

@@ -69,11 +69,11 @@ func (o opening) outcome(word string) error {
 		return nil
 	}
 	if word == placeFull {
-		return tooManyLive("this repository")
+		return broker.TooManyLive("this repository")
 	}
 	if which, ok := strings.CutPrefix(word, grantFull); ok {
 		if i, err := strconv.Atoi(which); err == nil && i >= 0 && i < len(o.leases) {
-			return tooManyLive("grant " + o.leases[i].Grant.Name)
+			return broker.TooManyLive("grant " + o.leases[i].Grant.Name)
 		}
 	}
 	return fault(fmt.Errorf("open leases: %s", word))
