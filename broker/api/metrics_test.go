@@ -3,6 +3,12 @@ package api
 import (
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -125,4 +131,77 @@ func TestTheKeysOfEachIssuerAreMeasured(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, text)
 		}
 	}
+}
+
+// TestEveryReasonOfThePartsIsCountedAsItself reads the sources of whatever an
+// exchange can be refused by: a reason that no list knows would be "other".
+func TestEveryReasonOfThePartsIsCountedAsItself(t *testing.T) {
+	known := knownOutcomes(nil)
+	for _, part := range []string{"..", "../replay", "../lease", "../../issuers", "../../policy"} {
+		files, err := filepath.Glob(filepath.Join(part, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", part, err)
+		}
+		found := 0
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			tree, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, reason := range reasonsIn(tree) {
+				found++
+				if !known[reason] {
+					t.Errorf("%s: the reason %q is not counted as itself", file, reason)
+				}
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s: no reason was found: this test looks for the wrong thing", part)
+		}
+	}
+}
+
+// reasonsIn finds texts given as the Reason of an Error, or to a function that
+// makes one of it.
+func reasonsIn(tree *ast.File) []string {
+	var reasons []string
+	add := func(e ast.Expr) {
+		if text, ok := e.(*ast.BasicLit); ok && text.Kind == token.STRING {
+			if s, err := strconv.Unquote(text.Value); err == nil {
+				reasons = append(reasons, s)
+			}
+		}
+	}
+	ast.Inspect(tree, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CompositeLit:
+			if nameOf(n.Type) != "Error" {
+				break
+			}
+			for _, part := range n.Elts {
+				if kv, ok := part.(*ast.KeyValueExpr); ok && nameOf(kv.Key) == "Reason" {
+					add(kv.Value)
+				}
+			}
+		case *ast.CallExpr:
+			if len(n.Args) > 0 && slices.Contains([]string{"refuse", "refuseFor", "refuseSaying", "unavailable"}, nameOf(n.Fun)) {
+				add(n.Args[0])
+			}
+		}
+		return true
+	})
+	return reasons
+}
+
+func nameOf(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return e.Name
+	case *ast.SelectorExpr:
+		return e.Sel.Name
+	}
+	return ""
 }
