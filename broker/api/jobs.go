@@ -42,15 +42,15 @@ func (j *jobs) buy(c *call, from func(context.Context, broker.Secret, broker.Req
 	if err != nil {
 		return reply{}, err
 	}
+	if r.Idempotency, err = decodeIdempotency(c.http.Header); err != nil {
+		return reply{}, err
+	}
+	r.ID = c.id
 	leave, err := j.enter(c.ctx())
 	if err != nil {
 		return reply{}, err
 	}
 	defer leave()
-	r.ID = c.id
-	if r.Idempotency, err = decodeIdempotency(c.http.Header); err != nil {
-		return reply{}, err
-	}
 	a, err := from(c.ctx(), c.bearer, r)
 	c.issuer = a.Session.For.Issuer
 	switch {
