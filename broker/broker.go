@@ -125,7 +125,7 @@ func (c Config) missing() error {
 	}{
 		{"Verifier", c.Verifier == nil}, {"Policy", c.Policy == nil}, {"Replay", c.Replay == nil},
 		{"Journal", c.Journal == nil}, {"Leases", c.Leases == nil}, {"Book", c.Book == nil},
-		{"Sessions", c.Sessions == nil}, {"Meter", c.Meter == nil}, {"Log", c.Log == nil},
+		{"Sessions", c.Sessions == nil}, {"Answers", c.Answers == nil}, {"Encode", c.Encode == nil}, {"Meter", c.Meter == nil}, {"Log", c.Log == nil},
 		{"Now", c.Now == nil}, {"Rand", c.Rand == nil},
 	} {
 		if part.absent {

@@ -21,17 +21,13 @@ func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer,
 		return answer, b.refused(r, Identity{}, Decision{}, err)
 	}
 	seal, err := newSealer(r.Recipient, id.Token)
-	if err == nil && !seal.none() && b.answers == nil {
-		err = fail(BadRequest, nil, "recipient_key is not supported by this broker")
+	if err == nil {
+		answer.Sealed, err = b.redeliver(ctx, seal, id, r)
 	}
 	if err != nil {
 		return answer, b.refused(r, id, Decision{}, err)
 	}
-	answer.Sealed, err = b.redeliver(ctx, seal, id, r)
-	switch {
-	case err != nil:
-		return answer, b.refused(r, id, Decision{}, err)
-	case answer.Sealed != nil:
+	if answer.Sealed != nil { // it was answered before, and the answer was lost
 		return answer, nil
 	}
 	answer.Decision, err = b.decide(ctx, id, r)
@@ -72,17 +68,14 @@ func (b *Broker) More(ctx context.Context, session Secret, r Request) (Answer, e
 		return answer, b.refused(r, s.For, Decision{}, err)
 	}
 	seal, err := sealerOf(s, r)
+	if err == nil && r.Idempotency != "" {
+		answer.Sealed, err = b.redeliver(ctx, seal, s.For, r)
+	}
 	if err != nil {
 		return answer, b.refused(r, s.For, Decision{}, err)
 	}
-	if r.Idempotency != "" {
-		answer.Sealed, err = b.redeliver(ctx, seal, s.For, r)
-		switch {
-		case err != nil:
-			return answer, b.refused(r, s.For, Decision{}, err)
-		case answer.Sealed != nil:
-			return answer, nil
-		}
+	if answer.Sealed != nil {
+		return answer, nil
 	}
 	answer.Decision, err = b.decide(ctx, s.For, r)
 	if err != nil || r.DryRun {

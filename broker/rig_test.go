@@ -79,6 +79,7 @@ func (r *rig) config(edit func(*broker.Config)) broker.Config {
 	config := broker.Config{
 		Verifier: r.booth, Policy: r.statute, Replay: r.replay, Journal: r.journal,
 		Leases: r.store, Book: r.store, Sessions: r.store, Meter: r.tally,
+		Answers: r.replay.Replay.(broker.Answers), Encode: encodeInClear,
 		Targets: map[string]broker.Minter{"left": r.left, "right": r.right},
 		Log:     slog.New(slog.NewJSONHandler(r.log, nil)), Now: time.Now, Rand: rand.Reader,
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/api"
 )
 
 // fakeVerifier takes "good-N" and "stranger-N" for tokens: a hundred thousand
@@ -44,6 +45,7 @@ func TestAFloodOfStrangersAndReplaysLeavesRoomForIntents(t *testing.T) {
 	b, err := broker.New(broker.Config{
 		Verifier: fakeVerifier{}, Policy: d.policy, Replay: d.state.replay, Journal: d.journal,
 		Leases: d.state.leases, Book: d.state.book, Sessions: d.state.sessions,
+		Answers: d.state.answers, Encode: api.EncodeAnswer,
 		Targets: d.targets, Meter: d.metrics, Log: d.log, Now: time.Now, Rand: rand.Reader,
 	})
 	if err != nil {
