@@ -30,6 +30,9 @@ func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer,
 	if answer.Sealed != nil { // it was answered before, and the answer was lost
 		return answer, nil
 	}
+	if err := b.lasts(id); err != nil {
+		return answer, b.refused(r, id, Decision{}, err)
+	}
 	answer.Decision, err = b.decide(ctx, id, r)
 	if err != nil || r.DryRun {
 		return answer, err
@@ -141,6 +144,15 @@ func (b *Broker) verify(ctx context.Context, token Secret) (Identity, error) {
 		return Identity{}, fail(Internal, nil, "the token could not be verified")
 	}
 	return id, nil
+}
+
+// lasts refuses a token that verified only by the leeway for clocks: its session
+// would be over when it opens, and the token would be spent for nothing.
+func (b *Broker) lasts(id Identity) error {
+	if b.now().Before(id.Expires) {
+		return nil
+	}
+	return &Error{Code: TokenExpired, Reason: "expired", Public: "the CI token has expired; ask your CI provider for a fresh one"}
 }
 
 // claim spends a token. Whatever is not a clear yes is a no.

@@ -139,6 +139,28 @@ func TestATokenThatDoesNotVerifyGoesNoFurther(t *testing.T) {
 	}
 }
 
+// A verifier has leeway for clocks that differ; a session has none.
+func TestATokenPastItsEndIsNotSpent(t *testing.T) {
+	for past, want := range map[time.Duration]broker.Code{-time.Minute: "", 0: broker.TokenExpired, 30 * time.Second: broker.TokenExpired} {
+		for _, dry := range []bool{false, true} {
+			r := newRig(t, nil)
+			id := job("1", "job-1")
+			id.Token = broker.NewTokenID(id.URL, "late")
+			id.Expires = time.Now().Add(-past)
+			id.KeepUntil = id.Expires.Add(time.Hour)
+			request := ask("db")
+			request.DryRun = dry
+			_, err := r.Exchange(context.Background(), r.booth.issue("late", id), request)
+			if (err != nil) != (want != "") || err != nil && broker.CodeOf(err) != want {
+				t.Errorf("%s past its end, dry run %v: %v, want %q", past, dry, err, want)
+			}
+			if want != "" {
+				r.untouched()
+			}
+		}
+	}
+}
+
 // TestAnOddAnswerIsARefusal holds what the package promises of parts that err.
 func TestAnOddAnswerIsARefusal(t *testing.T) {
 	for name, c := range map[string]struct {
