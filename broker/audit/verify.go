@@ -141,8 +141,12 @@ func verifyChain(files []journalFile) (ChainReport, error) {
 }
 
 func (c ChainReport) print(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "%s-%s: %d good records, seq %d to %d, in %d file(s), %s to %s, head %s\n",
-		c.Deployment, c.Broker, c.Records, c.First, c.Seq, c.Files,
+	files := "1 file"
+	if c.Files != 1 {
+		files = fmt.Sprintf("%d files", c.Files)
+	}
+	_, err := fmt.Fprintf(w, "%s-%s: %d good records, seq %d to %d, in %s, %s to %s, head %s\n",
+		c.Deployment, c.Broker, c.Records, c.First, c.Seq, files,
 		c.Began.UTC().Format(time.RFC3339), c.Ended.UTC().Format(time.RFC3339), c.Hash)
 	if err == nil && c.First > 1 {
 		_, err = fmt.Fprintf(w, "  begins with seq %d: earlier files are not here\n", c.First)
