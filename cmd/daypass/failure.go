@@ -79,8 +79,10 @@ func (a *app) report(f *failure) {
 	case f.code == exitUsage:
 		fmt.Fprintf(&b, "daypass: see %s --help\n", a.command)
 	case f.code == exitNewJob:
-		b.WriteString("  hint: this job's CI token has done its one exchange or is too old; run the job again.\n" +
-			"  hint: several daypass commands in one job can share one exchange with --session-file.\n")
+		b.WriteString("  hint: this job has no other CI token; run the job again.\n")
+		if answered && e.Code == daypass.TokenReused {
+			b.WriteString("  hint: several daypass commands in one job can share one exchange with --session-file.\n")
+		}
 	case answered && e.Code == daypass.NoAnswer && !errors.Is(f.err, daypass.ErrOutcomeUnknown):
 		fmt.Fprintf(&b, "  hint: no broker answered at %s; %s.\n", clean(a.asked), whatToCheck(f.err))
 	case answered && (e.Code == daypass.NotDaypass || e.Code == daypass.NotFound && a.exchanges()):
