@@ -67,7 +67,7 @@ func (r *revocation) run(ctx context.Context) error {
 		{"end late sessions", r.endSessions},
 		{"drop", r.drop},
 	} {
-		err := retry(ctx, func() error { return step.do(ctx) })
+		err := retry(ctx, func() error { return r.unlocked(ctx, step.do) })
 		if err != nil {
 			// Somebody else may have dropped it under our hands.
 			if found, e := r.find(ctx); codeOf(err) == codeNoSuchRole && e == nil && !found {
@@ -98,19 +98,9 @@ func (r *revocation) find(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// disable ends logins. A job may change its own password, and so can keep its
-// row locked in an open transaction: then its sessions are ended first. We
-// wait in line for the row, so whoever logs in anew meanwhile comes after us.
+// disable ends logins.
 func (r *revocation) disable(ctx context.Context) error {
-	for attempt := 1; ; attempt++ {
-		err := r.exec(ctx, disableStatement(r.handle))
-		if codeOf(err) != codeLockNotAvailable || attempt == maxAttempts {
-			return err
-		}
-		if _, err := r.terminate(ctx); err != nil {
-			return err
-		}
-	}
+	return r.exec(ctx, disableStatement(r.handle))
 }
 
 // endSessions ends every session the user opened, whatever role it has set
