@@ -2,7 +2,11 @@ package api
 
 import (
 	"bytes"
+	"crypto/ecdh"
+	"crypto/hpke"
+	"encoding/base64"
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,8 +20,15 @@ import (
 
 // vector is one file of clients/testdata/wire.
 type vector struct {
+	Sealed struct { // for whom a sealed answer is, and what it says
+		PrivateKey   string `json:"private_key"`
+		Token        struct{ Iss, Jti string }
+		SessionToken string `json:"session_token"`
+		Plaintext    json.RawMessage
+	}
 	Request struct {
 		Method, Path, Bearer string
+		Headers              map[string]string
 		Body                 json.RawMessage
 	}
 	Response struct {
@@ -61,6 +72,7 @@ type wireBody struct {
 	Identity    identityJSON
 	Credentials []credentialJSON
 	Grants      []permitJSON
+	Sealed      *struct{ Enc, Ciphertext string }
 	Leases      []struct{ Lease_id, Grant, Kind, State, Expires_at, Takeback string }
 }
 
@@ -92,6 +104,9 @@ func brokerFor(t *testing.T, v vector) *fakeBroker {
 		}
 		f.answer.Decision.Permits = append(f.answer.Decision.Permits, broker.Permit{Grant: broker.Grant{Name: g.Name}, Rule: g.Rule, TTL: ttl})
 	}
+	if b.Sealed != nil {
+		f.answer.Sealed = &broker.Sealed{Enc: fromBase64(t, b.Sealed.Enc), Ciphertext: fromBase64(t, b.Sealed.Ciphertext)}
+	}
 	for _, c := range b.Credentials {
 		f.answer.Granted = append(f.answer.Granted, grantedFor(t, c))
 	}
@@ -102,6 +117,15 @@ func brokerFor(t *testing.T, v vector) *fakeBroker {
 		f.outcomes = append(f.outcomes, broker.Outcome{Lease: lease, State: l.State})
 	}
 	return f
+}
+
+func fromBase64(t *testing.T, s string) []byte {
+	t.Helper()
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func parseTime(t *testing.T, s string) time.Time {
@@ -144,7 +168,7 @@ func TestTheBrokerSpeaksAsTheWireVectorsSay(t *testing.T) {
 			f := brokerFor(t, v)
 			body := strings.ReplaceAll(string(v.Request.Body), "$CI_TOKEN", ciToken)
 			w := send(NewPublic(publicConfig(f, &logBook{})), ask{method: v.Request.Method, path: v.Request.Path,
-				bearer: map[string]string{"ci": ciToken, "session": sessionToken}[v.Request.Bearer], body: body})
+				bearer: map[string]string{"ci": ciToken, "session": sessionToken}[v.Request.Bearer], body: body, header: headersOf(v)})
 			if w.Code != v.Response.Status || w.Header().Get("Content-Type") != v.Response.ContentType {
 				t.Fatalf("got %d %s\n%s", w.Code, w.Header().Get("Content-Type"), w.Body)
 			}
@@ -162,6 +186,56 @@ func TestTheBrokerSpeaksAsTheWireVectorsSay(t *testing.T) {
 			checkAgainstOpenAPI(t, v.Request.Method, pattern, w.Code, v.Response.ContentType, v.Response.Body)
 			heardAll(t, f, v)
 		})
+	}
+}
+
+func headersOf(v vector) http.Header {
+	h := http.Header{}
+	for name, value := range v.Request.Headers {
+		h.Set(name, value)
+	}
+	return h
+}
+
+// TestTheSealedVectorsAreWhatTheBrokerWouldSeal holds clients and broker to one
+// name for a request: it is authenticated with the answer.
+func TestTheSealedVectorsAreWhatTheBrokerWouldSeal(t *testing.T) {
+	sealed := 0
+	for name, v := range vectors(t) {
+		if v.Sealed.PrivateKey == "" {
+			continue
+		}
+		sealed++
+		f := brokerFor(t, v)
+		id := broker.NewTokenID(v.Sealed.Token.Iss, v.Sealed.Token.Jti)
+		if v.Request.Path != "/v1/exchange" {
+			session := broker.SessionIDOf(broker.NewSecret(v.Sealed.SessionToken))
+			id = broker.NewTokenID("daypass session "+string(session), v.Request.Headers["Idempotency-Key"])
+		}
+		key, err := hpke.DHKEM(ecdh.X25519()).NewPrivateKey(fromBase64(t, v.Sealed.PrivateKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := hpke.NewRecipient(f.answer.Sealed.Enc, key, hpke.HKDFSHA256(), hpke.AES128GCM(), []byte("daypass/v1 exchange"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := r.Open(id[:], f.answer.Sealed.Ciphertext)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		sameShape(t, v.Sealed.Plaintext, plain)
+		inside := v
+		inside.Response.Body = v.Sealed.Plaintext
+		clear, err := EncodeAnswer(brokerFor(t, inside).answer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameShape(t, v.Sealed.Plaintext, clear)
+	}
+	if sealed != 2 {
+		t.Errorf("%d sealed vectors, want 2", sealed)
 	}
 }
 
@@ -235,9 +309,10 @@ func heardAll(t *testing.T, f *fakeBroker, v vector) {
 		t.Fatalf("the broker was asked %d times", len(calls))
 	}
 	var sent struct {
-		Grants []struct{ Name, TTL string }
-		Token  string
-		DryRun bool `json:"dry_run"`
+		Grants    []struct{ Name, TTL string }
+		Token     string
+		Recipient string `json:"recipient_key"`
+		DryRun    bool   `json:"dry_run"`
 	}
 	if len(v.Request.Body) > 0 {
 		if err := json.Unmarshal(v.Request.Body, &sent); err != nil {
@@ -247,6 +322,9 @@ func heardAll(t *testing.T, f *fakeBroker, v vector) {
 	c := calls[0]
 	if len(c.want.Wants) != len(sent.Grants) || c.want.DryRun != sent.DryRun || (sent.Token != "") != (c.fresh == ciToken) {
 		t.Errorf("asked %+v, sent %+v", c, sent)
+	}
+	if !bytes.Equal(c.want.Recipient, fromBase64(t, sent.Recipient)) || c.want.Idempotency != v.Request.Headers["Idempotency-Key"] {
+		t.Errorf("asked for %+v, sent %+v with %v", c.want, sent, v.Request.Headers)
 	}
 	for i, g := range sent.Grants {
 		ttl, _ := time.ParseDuration("0" + g.TTL)

@@ -105,38 +105,54 @@ func (c *Client) Audience() string { return c.audience }
 // it opens a session only. All grants are given or none. The caller owes
 // [Client.GiveBack].
 //
-// A token buys one exchange, so what may be retried depends on the source. A
-// Fresh one gives every attempt a token of its own: lost answers, 408, 429 and
-// 5xx are retried, and so are token_stale and token_expired. What an
-// unanswered attempt may have made is lost, and expires by itself. A source
-// that is not Fresh has one token for the whole job: only what never left this
-// machine is sent again, and what the broker itself invites to send again (429
-// or 503 with Retry-After, as a problem document of its own). Any other
-// attempt without an answer ends in [ErrOutcomeUnknown]; a token that is
-// spent, stale or expired in [ErrNewJob]. Waits honour Retry-After up to 30 s
-// and never pass the context's deadline.
+// A token buys one exchange, and its answer is sealed to a key that is made
+// for this call: nobody on the way can read it, and for two minutes the same
+// token with the same key gets the same answer again. So a lost answer, a 408,
+// a 429 and a 5xx are retried with the same token, and while the broker is
+// still at work on an earlier attempt it is waited for. Nothing is made twice.
+// A Fresh source is asked for another token only where the old one can do no
+// more good: it is stale or expired, its answer is kept no longer, or the
+// broker says that nothing was made though the token may be spent. Waits
+// honour Retry-After up to 30 s and never pass the context's deadline.
+//
+// Where the attempts run out and one of them may have been served, the error
+// is [ErrOutcomeUnknown]; where the job's only token is spent, stale or
+// expired, [ErrNewJob]. An answer in clear is refused.
 //
 // Where the broker could not make a credential, the session it opened is used
 // to ask again. If that fails as well, the [*Error] has code [MintFailed] and
 // a Session, with which the caller may ask on or which it gives back.
 func (c *Client) Exchange(ctx context.Context, grants ...Grant) (*Answer, error) {
-	if c.source == nil {
-		return nil, errNoSource
+	to, err := newRecipient()
+	if err != nil {
+		return nil, err
+	}
+	key, err := to.secret()
+	if err != nil {
+		return nil, err
 	}
 	var got *Answer
-	err := c.withToken(ctx, func(ctx context.Context, token Secret) error {
-		a, err := c.ask(ctx, "/v1/exchange", token, grants, opensSession)
-		got = a
+	err = c.withToken(ctx, again, func(ctx context.Context, token Secret) error {
+		names, err := namesOfToken(token)
+		if err != nil {
+			return err // before it is spent on an answer that could not be opened
+		}
+		got, err = c.ask(ctx, order{path: "/v1/exchange", bearer: token, grants: grants, to: to, names: names})
 		return err
 	})
 	if err == nil {
+		got.Session.Key = key
 		return got, nil
 	}
 	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Code != MintFailed || e.Session == nil {
+	if !ok || e.Session == nil {
 		return nil, err
 	}
-	more, err := c.Credentials(ctx, e.Session.Token, grants...)
+	e.Session.Key = key
+	if e.Code != MintFailed {
+		return nil, err
+	}
+	more, err := c.Credentials(ctx, *e.Session, grants...)
 	if err != nil {
 		e.Err = err
 		return nil, e
@@ -148,13 +164,9 @@ func (c *Client) Exchange(ctx context.Context, grants ...Grant) (*Answer, error)
 // DryRun asks whether the grants would be given, and by which rules. It makes
 // nothing and does not consume the token. A nil error is a yes to all of them.
 func (c *Client) DryRun(ctx context.Context, grants ...Grant) (*Preview, error) {
-	if c.source == nil {
-		return nil, errNoSource
-	}
 	var got *Preview
-	err := c.withToken(ctx, func(ctx context.Context, token Secret) error {
-		p, err := c.preview(ctx, token, grants)
-		got = p
+	err := c.withToken(ctx, nothing, func(ctx context.Context, token Secret) (err error) {
+		got, err = c.preview(ctx, token, grants)
 		return err
 	})
 	if err != nil {
@@ -165,47 +177,46 @@ func (c *Client) DryRun(ctx context.Context, grants ...Grant) (*Preview, error) 
 
 var errNoSource = errors.New("daypass: this client has no source of CI tokens")
 
-// withToken calls use with a CI token, retrying as the source allows, and says
-// where only a new job can help.
-func (c *Client) withToken(ctx context.Context, use func(context.Context, Secret) error) error {
-	mode := told
-	if c.source.Fresh() {
-		mode = always
+// withToken runs an errand that is named by a CI token.
+func (c *Client) withToken(ctx context.Context, lost fetch, send func(context.Context, Secret) error) error {
+	if c.source == nil {
+		return errNoSource
 	}
-	var before error // the failed attempt before the last one
-	var last error
-	err := c.retry.run(ctx, mode, func(ctx context.Context) error {
+	e := errand{retry: c.retry, lost: lost, send: send, draw: func(ctx context.Context) (Secret, error) {
 		token, err := c.source.Token(ctx, c.audience)
 		if err != nil {
-			return &sourceError{err}
+			return Secret{}, fmt.Errorf("get a CI token: %w", err)
 		}
-		before, last = last, use(ctx, token)
-		return last
-	})
-	e, ok := errors.AsType[*Error](err)
-	if !ok || mode == always {
-		return err
+		return token, nil
+	}}
+	if c.source.Fresh() {
+		e.supply = renewable
 	}
-	switch {
-	case e.Code == TokenReused && before != nil:
-		return fmt.Errorf("%w: %w; the attempt before ended with: %w", ErrNewJob, err, before)
-	case e.Code == TokenReused || e.Code == TokenStale || e.Code == TokenExpired:
-		return fmt.Errorf("%w: %w", ErrNewJob, err)
-	case e.Sent && (e.Code == NoAnswer || e.Code == NotDaypass && e.Status >= 500):
-		return fmt.Errorf("%w, and the token may be spent: %w", ErrOutcomeUnknown, err)
-	}
-	return err
+	return e.run(ctx)
 }
 
-// Credentials asks for more on a job session. Lost answers are retried: what
-// they made belongs to the session and is given back with it.
-func (c *Client) Credentials(ctx context.Context, session Secret, grants ...Grant) (*Answer, error) {
+// Credentials asks for more on a job session. Each call has an Idempotency-Key
+// of its own, with which a lost answer is fetched again: nothing is made
+// twice. On a session without a Key, which another client opened, answers are
+// in clear, and what a lost one made is given back with the session.
+func (c *Client) Credentials(ctx context.Context, session Session, grants ...Grant) (*Answer, error) {
+	to, err := recipientOf(session.Key)
+	if err != nil {
+		return nil, err
+	}
 	var got *Answer
-	err := c.retry.run(ctx, always, func(ctx context.Context) error {
-		a, err := c.ask(ctx, "/v1/credentials", session, grants, onSession)
-		got = a
+	attempt := func(ctx context.Context, key Secret) (err error) {
+		got, err = c.ask(ctx, order{path: "/v1/credentials", bearer: session.Token, key: key, grants: grants,
+			to: to, names: []requestName{nameOnSession(session.Token, key)}})
 		return err
-	})
+	}
+	if to.none() {
+		err = c.retry.run(ctx, transient, func(ctx context.Context) error { return attempt(ctx, Secret{}) })
+	} else {
+		e := errand{retry: c.retry, supply: endless, lost: again, send: attempt,
+			draw: func(context.Context) (Secret, error) { return newIdempotencyKey(), nil }}
+		err = e.run(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -213,19 +224,17 @@ func (c *Client) Credentials(ctx context.Context, session Secret, grants ...Gran
 }
 
 // Extend shows a fresh CI token of the same job, so that the session mints for
-// longer, and returns until when.
+// longer, and returns until when. It spends the token.
 func (c *Client) Extend(ctx context.Context, session Secret) (time.Time, error) {
-	if c.source == nil {
-		return time.Time{}, errNoSource
-	}
 	var until time.Time
-	err := c.withToken(ctx, func(ctx context.Context, token Secret) error {
+	err := c.withToken(ctx, never, func(ctx context.Context, token Secret) error {
 		var body struct {
 			Session struct {
 				ExpiresAt time.Time `json:"expires_at"`
 			} `json:"session"`
 		}
-		err := c.call(ctx, http.MethodPost, "/v1/session/extend", session, map[string]string{"token": token.Reveal()}, &body)
+		err := c.call(ctx, call{method: http.MethodPost, path: "/v1/session/extend", bearer: session,
+			body: map[string]string{"token": token.Reveal()}}, &body)
 		until = body.Session.ExpiresAt
 		return err
 	})
@@ -235,9 +244,9 @@ func (c *Client) Extend(ctx context.Context, session Secret) (time.Time, error) 
 // Session returns what a job session stands for and what lives under it.
 func (c *Client) Session(ctx context.Context, session Secret) (*SessionInfo, error) {
 	info := new(SessionInfo)
-	err := c.retry.run(ctx, always, func(ctx context.Context) error {
+	err := c.retry.run(ctx, transient, func(ctx context.Context) error {
 		*info = SessionInfo{}
-		return c.call(ctx, http.MethodGet, "/v1/session", session, nil, info)
+		return c.call(ctx, call{method: http.MethodGet, path: "/v1/session", bearer: session}, info)
 	})
 	if err != nil {
 		return nil, err
@@ -270,9 +279,9 @@ func (c *Client) end(ctx context.Context, path string, session Secret) ([]Ending
 	var body struct {
 		Leases []Ending `json:"leases"`
 	}
-	err := c.retry.run(ctx, always, func(ctx context.Context) error {
+	err := c.retry.run(ctx, transient, func(ctx context.Context) error {
 		body.Leases = nil
-		return c.call(ctx, http.MethodDelete, path, session, nil, &body)
+		return c.call(ctx, call{method: http.MethodDelete, path: path, bearer: session}, &body)
 	})
 	if err != nil {
 		return nil, err

@@ -40,14 +40,31 @@ func (m inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
 	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{})
 	}
-	rec := httptest.NewRecorder()
-	m.handler.ServeHTTP(rec, r)
+	rec, err := serve(m.handler, r)
+	if err != nil {
+		return nil, err
+	}
 	if m.after != nil {
 		if err := m.after(n); err != nil {
 			return nil, err
 		}
 	}
 	return rec.Result(), nil
+}
+
+// serve cuts the connection where the handler does.
+func serve(h http.Handler, r *http.Request) (rec *httptest.ResponseRecorder, err error) {
+	defer func() {
+		if aborted := recover(); aborted != nil {
+			if aborted != http.ErrAbortHandler {
+				panic(aborted)
+			}
+			err = io.ErrUnexpectedEOF
+		}
+	}()
+	rec = httptest.NewRecorder()
+	h.ServeHTTP(rec, r)
+	return rec, nil
 }
 
 func orders() *daypasstest.Broker {
@@ -59,7 +76,23 @@ func orders() *daypasstest.Broker {
 
 func numbered() Source {
 	var n atomic.Int32
-	return Func(func(context.Context, string) (Secret, error) { return NewSecret(fmt.Sprintf("ci-%d", n.Add(1))), nil })
+	return Func(func(context.Context, string) (Secret, error) {
+		return NewSecret(daypasstest.Token(fmt.Sprintf("ci-%d", n.Add(1)))), nil
+	})
+}
+
+// fixed is the source of a job that was given one token.
+func fixed() Source { return Static(NewSecret(daypasstest.Token("ci"))) }
+
+// counting counts the tokens that a source gives.
+type counting struct {
+	Source
+	n *atomic.Int32
+}
+
+func (c counting) Token(ctx context.Context, audience string) (Secret, error) {
+	c.n.Add(1)
+	return c.Source.Token(ctx, audience)
 }
 
 func clientFor(t *testing.T, source Source, m inMemory) *Client {
@@ -81,6 +114,14 @@ func fails(n int, err error) func(int) error {
 	}
 }
 
+// onlyAfter fails every attempt after the n-th before it is sent.
+func onlyAfter(n, attempt int) error {
+	if attempt > n {
+		return errReset
+	}
+	return nil
+}
+
 var (
 	errReset = errors.New("connection reset")
 	want     = Grant{Name: "orders-db", TTL: 15 * time.Minute}
@@ -99,35 +140,41 @@ func TestRetriesFollowTheSourceAndTheAnswer(t *testing.T) {
 		refuse        []daypasstest.Problem
 		before, after func(int) error
 		asked         int           // exchanges that reach the broker
+		drawn         int           // tokens that the source was asked for; 0: not looked at
 		waited        time.Duration // exactly; -1: not looked at
 		code          Code          // "" for success
 		is, isNot     error
 	}{
-		"a stale token is replaced by a fresh one after Retry-After":      {source: numbered(), refuse: []daypasstest.Problem{stale}, asked: 2, waited: 2 * time.Second},
-		"an expired token is replaced by a fresh one":                     {source: numbered(), refuse: []daypasstest.Problem{expired}, asked: 2, waited: -1},
-		"a source that keeps giving stale tokens is given up":             {source: numbered(), refuse: []daypasstest.Problem{stale, stale, stale, stale, stale}, asked: 4, waited: 6 * time.Second, code: TokenStale, isNot: ErrNewJob},
-		"a fixed token that is stale needs a new job":                     {source: Static(NewSecret("ci")), refuse: []daypasstest.Problem{stale}, asked: 1, code: TokenStale, is: ErrNewJob},
-		"a fixed token that has expired needs a new job":                  {source: Static(NewSecret("ci")), refuse: []daypasstest.Problem{expired}, asked: 1, code: TokenExpired, is: ErrNewJob},
-		"a fixed token is sent again when the broker says when":           {source: Static(NewSecret("ci")), refuse: []daypasstest.Problem{busy}, asked: 2, waited: 3 * time.Second},
-		"a fixed token is not sent again when the broker does not say so": {source: Static(NewSecret("ci")), refuse: []daypasstest.Problem{mute}, asked: 1, code: Unavailable, isNot: ErrOutcomeUnknown},
-		"a fresh token is tried even if the broker does not say when":     {source: numbered(), refuse: []daypasstest.Problem{mute}, asked: 2, waited: -1},
-		"a Retry-After is waited for, but not for ever":                   {source: numbered(), refuse: []daypasstest.Problem{limited}, asked: 2, waited: 30 * time.Second},
-		"a lost answer is not asked for again with a fixed token":         {source: Static(NewSecret("ci")), after: fails(1, errReset), asked: 1, code: NoAnswer, is: ErrOutcomeUnknown},
-		"a lost answer costs a fresh source another token":                {source: numbered(), after: fails(1, errReset), asked: 2, waited: -1},
-		"what never left is sent again, with a fixed token too":           {source: Static(NewSecret("ci")), before: fails(1, &net.OpError{Op: "dial", Err: errReset}), asked: 1, waited: -1},
-		"a denial is final": {source: numbered(), refuse: []daypasstest.Problem{{Status: 403, Code: "denied"}}, asked: 1, code: Denied},
-		"a fresh token that was used is not retried: somebody else has it":          {source: numbered(), refuse: []daypasstest.Problem{{Status: 409, Code: "token_reused"}}, asked: 1, code: TokenReused, isNot: ErrNewJob},
-		"a fixed token that was used needs a new job":                               {source: Static(NewSecret("ci")), refuse: []daypasstest.Problem{{Status: 409, Code: "token_reused"}}, asked: 1, code: TokenReused, is: ErrNewJob},
-		"a broker's fault is retried with a fresh token":                            {source: numbered(), refuse: []daypasstest.Problem{{Status: 500, Code: "internal"}}, asked: 2, waited: -1},
-		"a fixed token that is found used after a retry keeps the earlier refusal":  {source: Static(NewSecret("ci")), refuse: []daypasstest.Problem{busy, {Status: 409, Code: "token_reused"}}, asked: 2, waited: 3 * time.Second, code: TokenReused, is: ErrNewJob},
-		"a code that this client does not know is final, and passed on as it came":  {source: numbered(), refuse: []daypasstest.Problem{{Status: 422, Code: "novel"}}, asked: 1, code: "novel"},
-		"a request that timed out at the broker is not repeated with a fixed token": {source: Static(NewSecret("ci")), refuse: []daypasstest.Problem{{Status: 408, Code: "unavailable"}}, asked: 1, code: Unavailable},
+		"a stale token is replaced by a fresh one after Retry-After":               {source: numbered(), refuse: []daypasstest.Problem{stale}, asked: 2, drawn: 2, waited: 2 * time.Second},
+		"an expired token is replaced by a fresh one":                              {source: numbered(), refuse: []daypasstest.Problem{expired}, asked: 2, drawn: 2, waited: -1},
+		"a source that keeps giving stale tokens is given up":                      {source: numbered(), refuse: []daypasstest.Problem{stale, stale, stale, stale, stale}, asked: 4, waited: 6 * time.Second, code: TokenStale, isNot: ErrNewJob},
+		"a fixed token that is stale needs a new job":                              {source: fixed(), refuse: []daypasstest.Problem{stale}, asked: 1, code: TokenStale, is: ErrNewJob},
+		"a fixed token that has expired needs a new job":                           {source: fixed(), refuse: []daypasstest.Problem{expired}, asked: 1, code: TokenExpired, is: ErrNewJob},
+		"a fixed token is sent again when the broker says":                         {source: fixed(), refuse: []daypasstest.Problem{busy}, asked: 2, drawn: 1, waited: 3 * time.Second},
+		"a fixed token is sent again if the broker does not say when":              {source: fixed(), refuse: []daypasstest.Problem{mute}, asked: 2, drawn: 1, waited: -1},
+		"a refusal after which a token may be spent costs a fresh source another":  {source: numbered(), refuse: []daypasstest.Problem{mute}, asked: 2, drawn: 2, waited: -1},
+		"a Retry-After is waited for, but not for ever, and the token is kept":     {source: numbered(), refuse: []daypasstest.Problem{limited}, asked: 2, drawn: 1, waited: 30 * time.Second},
+		"a lost answer is fetched again with a fixed token":                        {source: fixed(), after: fails(1, errReset), asked: 2, drawn: 1, waited: -1},
+		"a lost answer is fetched again with the same token of a fresh source":     {source: numbered(), after: fails(1, errReset), asked: 2, drawn: 1, waited: -1},
+		"what is lost every time is not known":                                     {source: fixed(), after: func(int) error { return errReset }, asked: 4, drawn: 1, waited: -1, code: NoAnswer, is: ErrOutcomeUnknown},
+		"what is lost once and cannot be asked for again is not known":             {source: fixed(), after: fails(1, errReset), before: func(n int) error { return onlyAfter(1, n) }, asked: 1, waited: -1, code: NoAnswer, is: ErrOutcomeUnknown},
+		"what never left is sent again, with a fixed token too":                    {source: fixed(), before: fails(1, &net.OpError{Op: "dial", Err: errReset}), asked: 1, drawn: 1, waited: -1},
+		"what never leaves has not happened":                                       {source: fixed(), before: func(int) error { return errReset }, asked: 0, waited: -1, code: NoAnswer, isNot: ErrOutcomeUnknown},
+		"a denial is final":                                                        {source: numbered(), refuse: []daypasstest.Problem{{Status: 403, Code: "denied"}}, asked: 1, code: Denied},
+		"a fresh token that was used is not retried: somebody else has it":         {source: numbered(), refuse: []daypasstest.Problem{{Status: 409, Code: "token_reused"}}, asked: 1, code: TokenReused, isNot: ErrNewJob},
+		"a fixed token that was used needs a new job":                              {source: fixed(), refuse: []daypasstest.Problem{{Status: 409, Code: "token_reused"}}, asked: 1, code: TokenReused, is: ErrNewJob},
+		"a broker's fault is retried with the same token: what it did is open":     {source: numbered(), refuse: []daypasstest.Problem{{Status: 500, Code: "internal"}}, asked: 2, drawn: 1, waited: -1},
+		"a token found used after a fault of the broker's is replaced":             {source: numbered(), refuse: []daypasstest.Problem{{Status: 500, Code: "internal"}, {Status: 409, Code: "token_reused"}}, asked: 3, drawn: 2, waited: -1},
+		"a fixed token that is found used after a retry keeps the earlier refusal": {source: fixed(), refuse: []daypasstest.Problem{busy, {Status: 409, Code: "token_reused"}}, asked: 2, waited: 3 * time.Second, code: TokenReused, is: ErrNewJob},
+		"a code that this client does not know is final, and passed on as it came": {source: numbered(), refuse: []daypasstest.Problem{{Status: 422, Code: "novel"}}, asked: 1, code: "novel"},
+		"a request that timed out at the broker is repeated with the same token":   {source: numbered(), refuse: []daypasstest.Problem{{Status: 408, Code: "unavailable"}}, asked: 2, drawn: 1, waited: -1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := orders()
 				b.Refuse(exchange, tc.refuse...)
-				c := clientFor(t, tc.source, inMemory{handler: b, before: tc.before, after: tc.after})
+				drawn := new(atomic.Int32)
+				c := clientFor(t, counting{tc.source, drawn}, inMemory{handler: b, before: tc.before, after: tc.after})
 				start := time.Now()
 				a, err := c.Exchange(t.Context(), want)
 				if CodeOf(err) != tc.code || (tc.code == "") != (err == nil) {
@@ -145,6 +192,12 @@ func TestRetriesFollowTheSourceAndTheAnswer(t *testing.T) {
 				if took := time.Since(start); tc.waited >= 0 && took != tc.waited {
 					t.Errorf("waited %v, want %v", took, tc.waited)
 				}
+				if got := int(drawn.Load()); tc.drawn > 0 && got != tc.drawn {
+					t.Errorf("%d tokens were asked for, want %d", got, tc.drawn)
+				}
+				if got := b.Made(); got > 1 || err == nil && got != 1 {
+					t.Errorf("%d credentials were made", got)
+				}
 			})
 		})
 	}
@@ -155,7 +208,7 @@ func TestARetryThatFindsTheTokenUsedStillTellsTheFirstRefusal(t *testing.T) {
 		b := orders()
 		b.Refuse(exchange, daypasstest.Problem{Status: 503, Code: "unavailable", Detail: "the journal is full", RetryAfter: 1},
 			daypasstest.Problem{Status: 409, Code: "token_reused"})
-		_, err := clientFor(t, Static(NewSecret("ci")), inMemory{handler: b}).Exchange(t.Context(), want)
+		_, err := clientFor(t, fixed(), inMemory{handler: b}).Exchange(t.Context(), want)
 		if err == nil || !strings.Contains(err.Error(), "the journal is full") {
 			t.Errorf("got %v, which hides why the first attempt failed", err)
 		}
@@ -181,7 +234,7 @@ func TestACredentialThatWasNotMadeIsAskedForOnTheSession(t *testing.T) {
 		b := orders()
 		b.Refuse(exchange, daypasstest.Problem{Status: 502, Code: "mint_failed", Session: true})
 		b.Refuse("POST /v1/credentials", daypasstest.Problem{Status: 502, Code: "mint_failed"})
-		c := clientFor(t, Static(NewSecret("ci")), inMemory{handler: b})
+		c := clientFor(t, fixed(), inMemory{handler: b})
 		a, err := c.Exchange(t.Context(), want)
 		if err != nil {
 			t.Fatal(err)
@@ -224,7 +277,7 @@ func TestASessionGoesItsWholeWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := a.Session.Token
-	if _, err := c.Credentials(t.Context(), s, Grant{Name: "cache"}); err != nil {
+	if _, err := c.Credentials(t.Context(), a.Session, Grant{Name: "cache"}); err != nil {
 		t.Fatal(err)
 	}
 	if until, err := c.Extend(t.Context(), s); err != nil || until.Before(time.Now()) {
@@ -244,7 +297,7 @@ func TestASessionGoesItsWholeWay(t *testing.T) {
 	if err != nil || len(ends) != 1 || ends[0].State != "expires" {
 		t.Errorf("give back: %+v: %v", ends, err)
 	}
-	if _, err := c.Credentials(t.Context(), s, want); CodeOf(err) != Conflict {
+	if _, err := c.Credentials(t.Context(), a.Session, want); CodeOf(err) != Conflict {
 		t.Errorf("a session that was given back mints: %v", err)
 	}
 }
@@ -333,7 +386,11 @@ func TestAnAnswerThatIsNotTheProtocolsIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			gaveBack := false
+			body := tc.body
 			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if tc.media == "application/json" && tc.status < 300 && len(body) < maxAnswer && r.Method == http.MethodPost {
+					body = sealedTo(t, r, box{plain: tc.body})
+				}
 				w.Header().Set("Content-Type", tc.media)
 				if r.Method == http.MethodDelete {
 					gaveBack = true
@@ -342,9 +399,9 @@ func TestAnAnswerThatIsNotTheProtocolsIsRefused(t *testing.T) {
 					return
 				}
 				w.WriteHeader(tc.status)
-				_, _ = io.WriteString(w, tc.body)
+				_, _ = io.WriteString(w, body)
 			})
-			_, err := clientFor(t, Static(NewSecret("ci")), inMemory{handler: h}).Exchange(t.Context(), want)
+			_, err := clientFor(t, fixed(), inMemory{handler: h}).Exchange(t.Context(), want)
 			if CodeOf(err) != NotDaypass {
 				t.Fatalf("got %v, want %s", err, NotDaypass)
 			}
@@ -364,7 +421,7 @@ func TestATokenDoesNotFollowARedirect(t *testing.T) {
 	defer thief.Close()
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		srv := httptest.NewServer(http.RedirectHandler(thief.URL, status))
-		c, err := New(Config{URL: srv.URL, Source: Static(NewSecret("ci")), HTTP: srv.Client()})
+		c, err := New(Config{URL: srv.URL, Source: fixed(), HTTP: srv.Client()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -457,7 +514,7 @@ func TestAnAttemptThatHangsIsCutOff(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-hang }))
 	defer srv.Close()
 	defer close(hang)
-	c, err := New(Config{URL: srv.URL, Source: Static(NewSecret("ci")), Timeout: 50 * time.Millisecond})
+	c, err := New(Config{URL: srv.URL, Source: fixed(), Timeout: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

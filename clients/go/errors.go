@@ -36,8 +36,8 @@ const (
 var ErrNewJob = errors.New("only a new job can help")
 
 // ErrOutcomeUnknown is in the chain of an exchange that may have happened
-// although no answer to it arrived. What it made, if anything, expires by
-// itself.
+// although no answer to it arrived, however often it was asked for again. What
+// it made, if anything, expires by itself.
 var ErrOutcomeUnknown = errors.New("whether the exchange happened is not known")
 
 // Error is a refusal by the broker, or the lack of an answer from it.
@@ -66,12 +66,6 @@ type Mismatch struct {
 	Saw    any    `json:"saw"`              // nil: the token has no such claim
 	Wanted any    `json:"wanted,omitempty"` // nil: the rule does not tell
 }
-
-// sourceError marks that no token was to be had. Sources do their own retrying.
-type sourceError struct{ err error }
-
-func (e *sourceError) Error() string { return "get a CI token: " + e.err.Error() }
-func (e *sourceError) Unwrap() error { return e.err }
 
 // Error returns the code, the broker's words and the request id.
 func (e *Error) Error() string {

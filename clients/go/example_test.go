@@ -39,7 +39,7 @@ func Example() {
 	srv := httptest.NewServer(broker)
 	defer srv.Close()
 	os.Setenv("DAYPASS_URL", srv.URL)
-	os.Setenv("DAYPASS_ID_TOKEN", "ci.token")
+	os.Setenv("DAYPASS_ID_TOKEN", daypasstest.Token("of-this-job"))
 	defer os.Unsetenv("DAYPASS_URL")
 	defer os.Unsetenv("DAYPASS_ID_TOKEN")
 

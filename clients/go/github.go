@@ -41,7 +41,7 @@ func (g *github) Token(ctx context.Context, audience string) (Secret, error) {
 	}
 	u.RawQuery += "audience=" + url.QueryEscape(audience)
 	var token string
-	err := g.policy.run(ctx, always, func(ctx context.Context) error {
+	err := g.policy.run(ctx, transient, func(ctx context.Context) error {
 		a, err := g.t.send(ctx, message{method: http.MethodGet, url: u.String(), bearer: g.bearer})
 		if err != nil {
 			return err

@@ -21,8 +21,8 @@ func TestASecretIsNotSeen(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%p", "%10v"} {
 		fmt.Fprintf(&shown, verb+verb+verb, s, inside, &inside)
 	}
-	fmt.Fprint(&shown, Answer{Session: Session{Token: s}, Credentials: []Credential{{Fields: map[string]Secret{"password": s}}}})
-	fmt.Fprint(&shown, &Error{Code: MintFailed, Session: &Session{Token: s}})
+	fmt.Fprint(&shown, Answer{Session: Session{Token: s, Key: s}, Credentials: []Credential{{Fields: map[string]Secret{"password": s}}}})
+	fmt.Fprint(&shown, &Error{Code: MintFailed, Session: &Session{Token: s, Key: s}})
 	j, err := json.Marshal(map[string]any{"a": s, "b": &s, "c": inside, "d": map[string]Secret{"x": s}})
 	if err != nil {
 		t.Fatal(err)

@@ -109,6 +109,7 @@ type transport struct {
 type message struct {
 	method, url string
 	bearer      Secret
+	key         Secret // Idempotency-Key, if any
 	body        []byte // JSON, or nil
 }
 
@@ -139,6 +140,9 @@ func (t transport) send(ctx context.Context, m message) (answer, error) {
 	req.Header.Set("Authorization", "Bearer "+m.bearer.Reveal())
 	req.Header.Set("Accept", "application/json, application/problem+json")
 	req.Header.Set("User-Agent", t.agent)
+	if !m.key.IsZero() {
+		req.Header.Set("Idempotency-Key", m.key.Reveal())
+	}
 	if m.body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

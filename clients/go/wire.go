@@ -35,9 +35,10 @@ type Permit struct {
 }
 
 // Session is a job session: with its token the same job asks for more, or
-// gives back.
+// gives back. Who keeps a session keeps both secrets.
 type Session struct {
 	Token     Secret
+	Key       Secret    // the private key that opens the session's answers; none where another client opened it without
 	ExpiresAt time.Time // it mints until then, and gives back as long as a lease lives
 }
 
@@ -149,6 +150,7 @@ type wireAnswer struct {
 	RequestID   string           `json:"request_id"`
 	Session     *wireSession     `json:"session"`
 	Credentials []wireCredential `json:"credentials"`
+	Sealed      *wireSealed      `json:"sealed"` // in place of the rest
 }
 
 type wireCredential struct {
@@ -169,8 +171,9 @@ type wireGrant struct {
 }
 
 type wireRequest struct {
-	Grants []wireGrant `json:"grants"`
-	DryRun bool        `json:"dry_run"`
+	Grants    []wireGrant `json:"grants"`
+	Recipient string      `json:"recipient_key,omitempty"`
+	DryRun    bool        `json:"dry_run"`
 }
 
 func request(grants []Grant) wireRequest {
@@ -197,22 +200,36 @@ func short(d time.Duration) string {
 	return s
 }
 
-type asks int
+// order is one attempt to get credentials.
+type order struct {
+	path   string
+	bearer Secret // the CI token, or the job session's
+	key    Secret // Idempotency-Key, on a session
+	grants []Grant
+	to     recipient
+	names  []requestName // one of which the answer is sealed with
+}
 
-const (
-	opensSession asks = iota
-	onSession
-)
+// opens reports whether a session is to come of it.
+func (o order) opens() bool { return o.path == "/v1/exchange" }
 
 // ask makes one attempt to get credentials and checks what came.
-func (c *Client) ask(ctx context.Context, path string, bearer Secret, grants []Grant, how asks) (*Answer, error) {
+func (c *Client) ask(ctx context.Context, o order) (*Answer, error) {
+	r := request(o.grants)
+	if o.opens() {
+		r.Recipient = o.to.public()
+	}
 	var got wireAnswer
-	if err := c.call(ctx, http.MethodPost, path, bearer, request(grants), &got); err != nil {
+	if err := c.call(ctx, call{method: http.MethodPost, path: o.path, bearer: o.bearer, key: o.key, body: r}, &got); err != nil {
 		return nil, err
 	}
-	a, err := got.check(grants, how)
+	plain, err := o.to.read(got, o.names)
 	if err == nil {
-		return a, nil
+		got = plain
+		var a *Answer
+		if a, err = got.check(o); err == nil {
+			return a, nil
+		}
 	}
 	return nil, c.useless(ctx, err, got.RequestID, got.Session)
 }
@@ -245,7 +262,7 @@ func (c *Client) preview(ctx context.Context, bearer Secret, grants []Grant) (*P
 	r := request(grants)
 	r.DryRun = true
 	var got wirePreview
-	if err := c.call(ctx, http.MethodPost, "/v1/exchange", bearer, r, &got); err != nil {
+	if err := c.call(ctx, call{method: http.MethodPost, path: "/v1/exchange", bearer: bearer, body: r}, &got); err != nil {
 		return nil, err
 	}
 	p, err := got.check(grants)
@@ -281,20 +298,20 @@ func (w wirePreview) check(grants []Grant) (*Preview, error) {
 var envNameRE = regexp.MustCompile(`\A[A-Za-z_][A-Za-z0-9_]*\z`)
 
 // check is strict: an answer that differs from what was asked is no answer.
-func (w wireAnswer) check(grants []Grant, how asks) (*Answer, error) {
+func (w wireAnswer) check(o order) (*Answer, error) {
 	a := &Answer{RequestID: w.RequestID}
-	if how == opensSession {
+	if o.opens() {
 		s := w.Session.session()
 		if s == nil {
 			return nil, errors.New("the answer has no job session")
 		}
 		a.Session = *s
 	}
-	if len(w.Credentials) != len(grants) {
-		return nil, fmt.Errorf("%d grants asked for, %d credentials given", len(grants), len(w.Credentials))
+	if len(w.Credentials) != len(o.grants) {
+		return nil, fmt.Errorf("%d grants asked for, %d credentials given", len(o.grants), len(w.Credentials))
 	}
 	for i, wc := range w.Credentials {
-		if wc.Grant != grants[i].Name {
+		if wc.Grant != o.grants[i].Name {
 			return nil, fmt.Errorf("credential %d is not for the grant that was asked for", i+1)
 		}
 		if wc.LeaseID == "" || wc.ExpiresAt.IsZero() {
@@ -333,14 +350,22 @@ func secrets(m map[string]string) map[string]Secret {
 	return s
 }
 
+// call is one request to the broker.
+type call struct {
+	method, path string
+	bearer       Secret
+	key          Secret // Idempotency-Key, if any
+	body         any    // nil: none
+}
+
 // call makes one attempt and reads the answer into into.
-func (c *Client) call(ctx context.Context, method, path string, bearer Secret, body, into any) error {
-	if _, err := checkToken(bearer.Reveal()); err != nil {
+func (c *Client) call(ctx context.Context, r call, into any) error {
+	if _, err := checkToken(r.bearer.Reveal()); err != nil {
 		return fmt.Errorf("daypass: bearer token: %w", err)
 	}
-	m := message{method: method, url: c.base + path, bearer: bearer}
-	if body != nil {
-		b, err := json.Marshal(body)
+	m := message{method: r.method, url: c.base + r.path, bearer: r.bearer, key: r.key}
+	if r.body != nil {
+		b, err := json.Marshal(r.body)
 		if err != nil {
 			return fmt.Errorf("daypass: encode the request: %w", err)
 		}

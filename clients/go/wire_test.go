@@ -2,6 +2,7 @@ package daypass
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -12,16 +13,20 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-const (
-	ciToken      = "ci.token.for-tests"
-	sessionToken = "dps_session-for-tests"
+	"github.com/daypass-dev/daypass/clients/go/daypasstest"
 )
 
 type vector struct {
+	Sealed *struct { // for whom the answer is, and what it says
+		PrivateKey   string `json:"private_key"`
+		Token        struct{ Iss, Jti string }
+		SessionToken string `json:"session_token"`
+		Plaintext    json.RawMessage
+	}
 	Request struct {
 		Method, Path, Bearer string
+		Headers              map[string]string
 		Body                 any
 	}
 	Response struct {
@@ -30,6 +35,28 @@ type vector struct {
 		Headers     map[string]string
 		Body        json.RawMessage
 	}
+}
+
+// tokens are the CI token and the session's token of a vector; where it does
+// not say, some of our own.
+func (v vector) tokens(t *testing.T) (ci, session string) {
+	t.Helper()
+	ci, session = daypasstest.Token("for-tests"), "dps_session-for-tests"
+	if v.Sealed == nil {
+		return ci, session
+	}
+	claims, err := json.Marshal(map[string]string{"iss": v.Sealed.Token.Iss, "jti": v.Sealed.Token.Jti})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "e30." + base64.RawURLEncoding.EncodeToString(claims) + ".c2ln", v.Sealed.SessionToken
+}
+
+// exchanges reports whether the request is one whose answer a client wants to
+// have sealed.
+func (v vector) exchanges() bool {
+	body, _ := v.Request.Body.(map[string]any)
+	return v.Request.Path == "/v1/exchange" && body["dry_run"] == false
 }
 
 // speak answers one vector's request, and nothing else.
@@ -43,6 +70,7 @@ func (s speak) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Path != want.Path && r.URL.Path == "/v1/credentials" && s.v.Response.Status == http.StatusBadGateway {
 		return nil, errors.New("asking on with the session is not in this vector")
 	}
+	ciToken, sessionToken := s.v.tokens(s.t)
 	bearer := map[string]string{"ci": ciToken, "session": sessionToken}[want.Bearer]
 	if r.Method != want.Method || r.URL.Path != want.Path || r.Header.Get("Authorization") != "Bearer "+bearer {
 		s.t.Errorf("asked %s %s with the wrong line or bearer; want %s %s with the %s token", r.Method, r.URL.Path, want.Method, want.Path, want.Bearer)
@@ -57,10 +85,29 @@ func (s speak) RoundTrip(r *http.Request) (*http.Response, error) {
 			s.t.Errorf("request body: %v", err)
 		}
 	}
+	answer := []byte(s.v.Response.Body)
+	if s.v.exchanges() && s.v.Sealed == nil {
+		// These vectors are of clients that want their answer in clear. Ours
+		// adds its key, and what it reads is the same.
+		m, _ := body.(map[string]any)
+		if key, _ := m["recipient_key"].(string); len(key) != 43 {
+			s.t.Errorf("recipient_key is %q", key)
+		}
+		delete(m, "recipient_key")
+		if s.v.Response.Status == http.StatusOK {
+			r.Body = io.NopCloser(bytes.NewReader(raw))
+			answer = []byte(sealedTo(s.t, r, box{plain: string(answer)}))
+		}
+	}
+	for name, value := range want.Headers {
+		if got := r.Header.Get(name); got != value {
+			s.t.Errorf("%s is %q, want %q", name, got, value)
+		}
+	}
 	if !reflect.DeepEqual(body, want.Body) {
 		s.t.Errorf("request body\n%v\nwant\n%v", body, want.Body)
 	}
-	res := &http.Response{StatusCode: s.v.Response.Status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(s.v.Response.Body)), Request: r}
+	res := &http.Response{StatusCode: s.v.Response.Status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(answer)), Request: r}
 	res.Header.Set("Content-Type", s.v.Response.ContentType)
 	for k, v := range s.v.Response.Headers {
 		res.Header.Set(k, v)
@@ -134,6 +181,7 @@ func TestTheClientSpeaksTheWireVectors(t *testing.T) {
 			if err := json.Unmarshal(raw, &v); err != nil {
 				t.Fatal(err)
 			}
+			ciToken, _ := v.tokens(t)
 			c, err := New(Config{URL: "https://daypass.example.com", Source: Static(NewSecret(ciToken)), HTTP: &http.Client{Transport: speak{t, v}}})
 			if err != nil {
 				t.Fatal(err)
@@ -147,9 +195,11 @@ func TestTheClientSpeaksTheWireVectors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got != nil {
-				sameJSON(t, got, v.Response.Body)
+			want := v.Response.Body
+			if v.Sealed != nil {
+				want = v.Sealed.Plaintext
 			}
+			sameJSON(t, got, want)
 		})
 	}
 }
@@ -172,9 +222,13 @@ func perform(t *testing.T, c *Client, v vector) (any, error) {
 			grants = append(grants, Grant{Name: m["name"].(string), TTL: d})
 		}
 	}
+	ciToken, sessionToken := v.tokens(t)
 	session := NewSecret(sessionToken)
 	id := strings.TrimPrefix(v.Request.Path, "/v1/leases/")
 	switch route := v.Request.Method + " " + v.Request.Path; {
+	case v.Sealed != nil:
+		a, err := c.ask(t.Context(), sealedOrder(t, v, grants, ciToken, sessionToken))
+		return answered(a, err)
 	case route == "POST /v1/exchange" && dry:
 		p, err := c.DryRun(t.Context(), grants...)
 		return previewed(p, err)
@@ -182,7 +236,7 @@ func perform(t *testing.T, c *Client, v vector) (any, error) {
 		a, err := c.Exchange(t.Context(), grants...)
 		return answered(a, err)
 	case route == "POST /v1/credentials":
-		a, err := c.Credentials(t.Context(), session, grants...)
+		a, err := c.Credentials(t.Context(), Session{Token: session}, grants...)
 		return answered(a, err)
 	case route == "POST /v1/session/extend":
 		until, err := c.Extend(t.Context(), session)
@@ -199,6 +253,27 @@ func perform(t *testing.T, c *Client, v vector) (any, error) {
 	}
 	t.Fatalf("no call of the client's makes %s %s", v.Request.Method, v.Request.Path)
 	return nil, nil
+}
+
+// sealedOrder is the request of a vector whose keys are fixed; a client draws
+// new ones each time.
+func sealedOrder(t *testing.T, v vector, grants []Grant, ciToken, sessionToken string) order {
+	t.Helper()
+	to, err := recipientOf(NewSecret(v.Sealed.PrivateKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := order{path: v.Request.Path, to: to, grants: grants}
+	if o.opens() {
+		o.bearer = NewSecret(ciToken)
+		if o.names, err = namesOfToken(o.bearer); err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	o.bearer, o.key = NewSecret(sessionToken), NewSecret(v.Request.Headers["Idempotency-Key"])
+	o.names = []requestName{nameOnSession(o.bearer, o.key)}
+	return o
 }
 
 type speakAnyBody struct{ v vector }

@@ -141,7 +141,7 @@ func secretsOf(h *held) []string {
 // but may come by them.
 func (a *app) ownSecrets(h *held) []string {
 	return []string{
-		h.session.Reveal(), a.getenv("DAYPASS_ID_TOKEN"),
+		h.session.Token.Reveal(), h.session.Key.Reveal(), a.getenv("DAYPASS_ID_TOKEN"),
 		a.getenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN"), a.getenv("DAYPASS_SESSION"),
 	}
 }

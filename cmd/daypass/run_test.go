@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 	"unicode"
 
 	daypass "github.com/daypass-dev/daypass/clients/go"
+	"github.com/daypass-dev/daypass/clients/go/daypasstest"
 )
 
 // start runs the program in this process against a world, with a handler
@@ -35,7 +37,7 @@ func start(t *testing.T, ctx context.Context, w *world, before func(*http.Reques
 	var out, errs bytes.Buffer
 	code = run(ctx, process{
 		Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs,
-		Env: []string{"PATH=" + os.Getenv("PATH"), "DAYPASS_URL=" + srv.URL, "DAYPASS_ID_TOKEN=ci.from.test"},
+		Env: []string{"PATH=" + os.Getenv("PATH"), "DAYPASS_URL=" + srv.URL, "DAYPASS_ID_TOKEN=" + daypasstest.Token("ci-from-test")},
 	})
 	return code, out.String(), errs.String()
 }
@@ -74,7 +76,7 @@ func TestAnUntrustedCertificateIsToldWithTheWayToTrustIt(t *testing.T) {
 	var out, errs bytes.Buffer
 	code := run(t.Context(), process{
 		Args: []string{"get", "-g", "orders-db"}, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs,
-		Env: []string{"DAYPASS_URL=" + srv.URL, "DAYPASS_ID_TOKEN=ci.from.test"},
+		Env: []string{"DAYPASS_URL=" + srv.URL, "DAYPASS_ID_TOKEN=" + daypasstest.Token("ci-from-test")},
 	})
 	if code != exitUnavailable || !strings.Contains(errs.String(), "DAYPASS_CACERT") {
 		t.Errorf("code %d: %s", code, errs.String())
@@ -94,6 +96,35 @@ func TestALogThatStandsStillExplainsItselfOnce(t *testing.T) {
 				t.Errorf("after %s: %q", waits, errs.String())
 			}
 		})
+	}
+}
+
+// A file from before there were versions: its session was opened without a
+// key, and is gone on with in clear.
+func TestASessionFileWithoutAVersionIsGoneOnWith(t *testing.T) {
+	w := newWorld()
+	srv := httptest.NewServer(&w.broker)
+	defer srv.Close()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+"/v1/exchange", strings.NewReader(`{"grants":[]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+daypasstest.Token("1"))
+	r.Header.Set("Content-Type", "application/json")
+	res, err := srv.Client().Do(r)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	defer res.Body.Close()
+	path := filepath.Join(t.TempDir(), "session")
+	if err := os.WriteFile(path, []byte(`{"url":"`+srv.URL+`","token":"dps_fake-session-1"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	code := run(t.Context(), process{Args: []string{"get", "-g", "orders-db", "-o", "field=username", "--session-file", path},
+		Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs})
+	if code != 0 || out.String() != "dp_user_1\n" {
+		t.Errorf("code %d, stdout %q, stderr %q", code, out.String(), errs.String())
 	}
 }
 

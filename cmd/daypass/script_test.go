@@ -76,7 +76,7 @@ func newWorld() *world {
 }
 
 func TestScripts(t *testing.T) {
-	if files, err := filepath.Glob("testdata/script/*.txt"); err != nil || len(files) < 8 {
+	if files, err := filepath.Glob("testdata/script/*.txt"); err != nil || len(files) < 13 {
 		t.Fatalf("found %d scripts (%v): where did they go?", len(files), err)
 	}
 	testscript.Run(t, testscript.Params{
@@ -99,13 +99,14 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each process otherwise
 			env.Setenv("TOKEN", gitlab())
 			env.Setenv("TOKEN2", gitlab())
+			env.Values["gitlab"] = gitlab
 			env.Setenv("GITHUB_URL", srv.URL+"/github/token?api-version=2.0")
 			env.Setenv("GITHUB_BEARER", "github-request-token")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "live": live, "asked": asked, "refuse": refuse, "clean": cleanOutput, "masked": masked,
-			"waitfor": waitFor,
+			"waitfor": waitFor, "gitlab": newJob, "lose": lose, "made": made,
 		},
 	})
 }
@@ -164,6 +165,31 @@ func refuse(ts *testscript.TestScript, neg bool, args []string) {
 	var p daypasstest.Problem
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &p))
 	theWorld(ts).broker.Refuse(args[0], p)
+}
+
+// gitlab: another GitLab job begins, with a fixed token of its own.
+func newJob(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: gitlab")
+	}
+	ts.Setenv("DAYPASS_ID_TOKEN", ts.Value("gitlab").(func() string)())
+}
+
+// lose "METHOD /path" N: the answers to the next N such requests get lost.
+func lose(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: lose route n")
+	}
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	theWorld(ts).broker.Lose(args[0], n)
+}
+
+// made N: so many credentials were made so far.
+func made(ts *testscript.TestScript, neg bool, args []string) {
+	if got := strconv.Itoa(theWorld(ts).broker.Made()); neg || len(args) != 1 || got != args[0] {
+		ts.Fatalf("made %s credentials", got)
+	}
 }
 
 // secretsIn returns which planted secrets text shows, in whatever form a test

@@ -21,7 +21,7 @@ const giveBackTime = 10 * time.Second
 type held struct {
 	client  *daypass.Client
 	answer  *daypass.Answer
-	session daypass.Secret
+	session daypass.Session
 	shared  bool // the session is in a file, and other commands go on with it
 }
 
@@ -31,12 +31,12 @@ func (h *held) giveBack(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
 	defer cancel()
 	if !h.shared {
-		_, err := h.client.GiveBack(ctx, h.session)
+		_, err := h.client.GiveBack(ctx, h.session.Token)
 		return gone(err)
 	}
 	var errs []error
 	for _, c := range h.answer.Credentials {
-		_, err := h.client.Revoke(ctx, h.session, c.LeaseID)
+		_, err := h.client.Revoke(ctx, h.session.Token, c.LeaseID)
 		errs = append(errs, gone(err))
 	}
 	return errors.Join(errs...)
@@ -94,7 +94,7 @@ func (a *app) open(ctx context.Context, grants []daypass.Grant, path string) (*h
 	if err != nil {
 		return nil, a.salvage(ctx, client, keep, err)
 	}
-	h := &held{client, answer, answer.Session.Token, path != ""}
+	h := &held{client, answer, answer.Session, path != ""}
 	if err := keep.store(client.URL(), answer.Session); err != nil {
 		h.shared = false
 		a.returnOrWarn(ctx, h)
@@ -134,10 +134,10 @@ func (a *app) openOn(ctx context.Context, s storedSession, grants []daypass.Gran
 		return nil, err
 	}
 	defer a.sayIfSlow()()
-	answer, err := client.Credentials(ctx, s.secret(), grants...)
+	answer, err := client.Credentials(ctx, s.session(), grants...)
 	if daypass.CodeOf(err) == daypass.SessionExpired && fresh {
 		if _, err = client.Extend(ctx, s.secret()); err == nil {
-			answer, err = client.Credentials(ctx, s.secret(), grants...)
+			answer, err = client.Credentials(ctx, s.session(), grants...)
 		}
 	}
 	if daypass.CodeOf(err) == daypass.SessionExpired {
@@ -146,7 +146,7 @@ func (a *app) openOn(ctx context.Context, s storedSession, grants []daypass.Gran
 	if err != nil {
 		return nil, err
 	}
-	return &held{client, answer, s.secret(), true}, nil
+	return &held{client, answer, s.session(), true}, nil
 }
 
 // sessionClient makes a client for the broker that a session is of: its token
@@ -176,18 +176,28 @@ func (a *app) salvage(ctx context.Context, client *daypass.Client, keep *session
 	if keep != nil {
 		return errors.Join(err, keep.store(client.URL(), *e.Session))
 	}
-	a.returnOrWarn(ctx, &held{client: client, answer: &daypass.Answer{}, session: e.Session.Token})
+	a.returnOrWarn(ctx, &held{client: client, answer: &daypass.Answer{}, session: *e.Session})
 	return err
 }
 
+// sessionFormat is the version of what a session file holds. Files from before
+// there were versions have no key: their sessions get their answers in clear.
+const sessionFormat = 2
+
 // storedSession is what a session file holds.
 type storedSession struct {
+	Version   int       `json:"version"`
 	URL       string    `json:"url"`
 	Token     string    `json:"token"`
+	Key       string    `json:"key,omitempty"` // private: it opens the session's answers
 	ExpiresAt time.Time `json:"expires_at"`
 }
 
 func (s storedSession) secret() daypass.Secret { return daypass.NewSecret(s.Token) }
+
+func (s storedSession) session() daypass.Session {
+	return daypass.Session{Token: s.secret(), Key: daypass.NewSecret(s.Key), ExpiresAt: s.ExpiresAt}
+}
 
 // loadSession reads a session file. It refuses one that others can read or
 // that is a link: somebody else may have put it there.
@@ -212,6 +222,9 @@ func loadSession(path string) (storedSession, error) {
 	if json.Unmarshal(b, &s) != nil || s.Token == "" || s.URL == "" {
 		return storedSession{}, fmt.Errorf("session file %s holds no session: another command is opening it, or was killed while it did; if so, remove it", path)
 	}
+	if s.Version != 0 && (s.Version != sessionFormat || s.Key == "") {
+		return storedSession{}, fmt.Errorf("session file %s is not one that this daypass can read: it was written by another version; use the same one in the whole job, or remove the file", path)
+	}
 	return s, nil
 }
 
@@ -235,7 +248,7 @@ func (s *sessionFile) store(url string, session daypass.Session) error {
 	if s == nil {
 		return nil
 	}
-	b, err := json.Marshal(storedSession{url, session.Token.Reveal(), session.ExpiresAt})
+	b, err := json.Marshal(storedSession{sessionFormat, url, session.Token.Reveal(), session.Key.Reveal(), session.ExpiresAt})
 	if err == nil {
 		_, err = s.f.Write(append(b, '\n'))
 	}

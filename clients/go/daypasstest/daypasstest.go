@@ -1,6 +1,7 @@
 // Package daypasstest is a fake broker for tests of programs that use the
-// client. It speaks the native API over HTTP and remembers what it was asked;
-// it verifies no token and makes no credential.
+// client. It speaks the native API over HTTP, seals answers and gives lost ones
+// again as a broker does, and remembers what it was asked; it verifies no token
+// and makes no credential.
 package daypasstest
 
 import (
@@ -33,6 +34,8 @@ type Problem struct {
 	RetryAfter int // seconds; 0: no header
 	Denials    []map[string]any
 	Session    bool // open a session and hand it out with the refusal, as mint_failed does
+
+	recipient []byte // that the session is bound to
 }
 
 // Broker is the fake. Its zero value has no grants; it is an [http.Handler],
@@ -43,17 +46,26 @@ type Broker struct {
 	mu       sync.Mutex // guards what follows
 	grants   map[string]Credential
 	refusals map[string][]Problem // by "METHOD /path", in order
+	lose     map[string]int       // answers still to be lost, by "METHOD /path"
 	used     map[string]bool      // CI tokens
-	sessions map[string]bool      // true: still open
+	sessions map[string]*session
+	kept     map[keptKey]kept
 	leases   []lease
 	asked    []string
 	count    int
 }
 
-type lease struct {
-	id, grant, kind, takeback, session string
-	expires                            time.Time
-	ended                              bool
+type session struct {
+	recipient []byte // the key that its answers are sealed to; nil: none
+	closing   bool
+	names     map[string]bool // Idempotency-Keys
+}
+
+func (s *session) use(name string) {
+	if s.names == nil {
+		s.names = map[string]bool{}
+	}
+	s.names[name] = true
 }
 
 // Grant defines what a grant gives.
@@ -75,6 +87,25 @@ func (b *Broker) Refuse(route string, next ...Problem) {
 		b.refusals = map[string][]Problem{}
 	}
 	b.refusals[route] = append(b.refusals[route], next...)
+}
+
+// Lose makes the answers to the next n requests to route get lost: the work is
+// done, half of the answer is sent, and the connection is cut. It does so after
+// what [Broker.Refuse] has queued for the route.
+func (b *Broker) Lose(route string, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.lose == nil {
+		b.lose = map[string]int{}
+	}
+	b.lose[route] += n
+}
+
+// Made returns how many credentials were made so far.
+func (b *Broker) Made() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.leases)
 }
 
 // Live returns the grants whose credentials were not given back, sorted.
@@ -114,8 +145,22 @@ func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if queue := b.refusals[route]; len(queue) > 0 {
 		b.refusals[route] = queue[1:]
+		if queue[0].Session { // it is bound to the key all the same
+			body, ok := b.read(w, r)
+			if !ok {
+				return
+			}
+			to, _ := recipientOf(body, bearer)
+			queue[0].recipient = to.key
+		}
 		b.refuse(w, queue[0])
 		return
+	}
+	if b.lose[route] > 0 {
+		b.lose[route]--
+		cut := &cutter{header: http.Header{}}
+		defer cut.off(w)
+		w = cut
 	}
 	switch {
 	case bearer == "":
@@ -124,16 +169,16 @@ func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.exchange(w, r, bearer)
 	case !b.known(bearer):
 		b.refuse(w, Problem{Status: 401, Code: "session_expired", Detail: "the job session is not known or has ended"})
-	case route == "POST /v1/credentials" && !b.sessions[bearer]:
+	case route == "POST /v1/credentials" && b.sessions[bearer].closing:
 		b.refuse(w, Problem{Status: 409, Code: "conflict", Detail: "the job session is closing"})
 	case route == "POST /v1/credentials":
-		b.issue(w, r, bearer, nil)
+		b.more(w, r, bearer)
 	case route == "POST /v1/session/extend":
 		b.answer(w, map[string]any{"session": map[string]any{"expires_at": b.now().Add(10 * time.Minute)}})
 	case route == "GET /v1/session":
 		b.show(w, bearer)
 	case route == "DELETE /v1/session":
-		b.sessions[bearer] = false
+		b.sessions[bearer].closing = true
 		b.end(w, all, func(l lease) bool { return l.session == bearer })
 	case strings.HasPrefix(route, "DELETE /v1/leases/"):
 		id := strings.TrimPrefix(r.URL.Path, "/v1/leases/")
@@ -155,140 +200,131 @@ func (b *Broker) known(session string) bool {
 	return ok
 }
 
-func (b *Broker) open() (string, map[string]any) {
+func (b *Broker) open(recipient []byte) (string, map[string]any) {
 	if b.sessions == nil {
-		b.sessions = map[string]bool{}
+		b.sessions = map[string]*session{}
 	}
 	token := fmt.Sprintf("dps_fake-session-%d", len(b.sessions)+1)
-	b.sessions[token] = true
+	b.sessions[token] = &session{recipient: recipient}
 	return token, map[string]any{"token": token, "expires_at": b.now().Add(5 * time.Minute)}
 }
 
-func (b *Broker) exchange(w http.ResponseWriter, r *http.Request, token string) {
-	if b.used == nil {
-		b.used = map[string]bool{}
-	}
-	if b.used[token] {
-		b.refuse(w, Problem{Status: 409, Code: "token_reused", Detail: "this CI token has been used; a token buys one exchange"})
-		return
-	}
-	b.issue(w, r, "", func() (string, map[string]any) {
-		b.used[token] = true
-		return b.open()
-	})
+// wants is the body of a request for credentials.
+type wants struct {
+	Grants    []struct{ Name, TTL string }
+	Recipient *string `json:"recipient_key"`
+	DryRun    bool    `json:"dry_run"`
 }
 
-// issue decides, then opens a session where open is given, then makes.
-func (b *Broker) issue(w http.ResponseWriter, r *http.Request, session string, open func() (string, map[string]any)) {
-	var body struct {
-		Grants []struct{ Name, TTL string }
-		DryRun bool `json:"dry_run"`
-	}
+// read decodes and decides; it has answered where it returns false.
+func (b *Broker) read(w http.ResponseWriter, r *http.Request) (wants, bool) {
+	var body wants
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&body); err != nil || r.Header.Get("Content-Type") != "application/json" {
 		b.refuse(w, Problem{Status: 400, Code: "bad_request", Detail: "malformed"})
-		return
+		return body, false
 	}
+	return body, true
+}
+
+// decide refuses grants that nobody defined.
+func (b *Broker) decide(w http.ResponseWriter, body wants) bool {
 	for _, g := range body.Grants {
 		if _, ok := b.grants[g.Name]; !ok {
 			b.refuse(w, Problem{Status: 403, Code: "denied", Detail: "policy does not give this to this job"})
-			return
+			return false
 		}
 	}
-	answer := map[string]any{"credentials": []any{}}
-	if body.DryRun {
-		permits := []any{}
-		for _, g := range body.Grants {
-			permits = append(permits, map[string]any{"name": g.Name, "rule": "fake/" + g.Name, "ttl": lifeOf(g.TTL).String()})
-		}
-		answer["dry_run"], answer["grants"] = true, permits
-		b.answer(w, answer)
+	return true
+}
+
+func (b *Broker) exchange(w http.ResponseWriter, r *http.Request, token string) {
+	body, ok := b.read(w, r)
+	if !ok {
 		return
 	}
-	if open != nil {
-		session, answer["session"] = open()
+	to, refusal := recipientOf(body, token)
+	if refusal != nil {
+		b.refuse(w, *refusal)
+		return
 	}
+	if !body.DryRun && b.again(w, to) {
+		return
+	}
+	if b.used[token] && !body.DryRun {
+		b.refuse(w, Problem{Status: 409, Code: "token_reused", Detail: "this CI token has been used; a token buys one exchange"})
+		return
+	}
+	if !b.decide(w, body) {
+		return
+	}
+	if body.DryRun {
+		b.preview(w, body)
+		return
+	}
+	if b.used == nil {
+		b.used = map[string]bool{}
+	}
+	b.used[token] = true
+	session, shown := b.open(to.key)
+	b.issue(w, session, body, map[string]any{"session": shown}, to)
+}
+
+// more serves a request on an open session.
+func (b *Broker) more(w http.ResponseWriter, r *http.Request, session string) {
+	body, ok := b.read(w, r)
+	if !ok {
+		return
+	}
+	s, name := b.sessions[session], r.Header.Get("Idempotency-Key")
+	if body.Recipient != nil || name != "" && s.recipient == nil {
+		b.refuse(w, Problem{Status: 400, Code: "bad_request", Detail: "recipient_key is for an exchange, Idempotency-Key for a session that was opened with one"})
+		return
+	}
+	to := sealTo{key: s.recipient, keep: name != ""}
+	if name == "" {
+		name = b.request()
+		to.request = name
+	}
+	to.aad = onSession(session, name)
+	if b.again(w, to) {
+		return
+	}
+	if to.keep && s.names[name] {
+		b.refuse(w, Problem{Status: 409, Code: "conflict", Detail: "this Idempotency-Key was used, and its answer is kept no longer"})
+		return
+	}
+	if !b.decide(w, body) {
+		return
+	}
+	if body.DryRun {
+		b.preview(w, body)
+		return
+	}
+	if to.keep {
+		s.use(name)
+	}
+	b.issue(w, session, body, map[string]any{}, to)
+}
+
+// preview answers a dry run.
+func (b *Broker) preview(w http.ResponseWriter, body wants) {
+	permits := []any{}
+	for _, g := range body.Grants {
+		permits = append(permits, map[string]any{"name": g.Name, "rule": "fake/" + g.Name, "ttl": lifeOf(g.TTL).String()})
+	}
+	b.answer(w, map[string]any{"dry_run": true, "grants": permits, "credentials": []any{}})
+}
+
+// issue makes what was decided, and answers.
+func (b *Broker) issue(w http.ResponseWriter, session string, body wants, answer map[string]any, to sealTo) {
 	made := []any{}
 	for _, g := range body.Grants {
 		made = append(made, b.make(session, g.Name, g.TTL))
 	}
 	answer["credentials"] = made
-	b.answer(w, answer)
-}
-
-// lifeOf is as long as was asked for, or an hour.
-func lifeOf(ttl string) time.Duration {
-	life, err := time.ParseDuration(ttl)
-	if err != nil {
-		return time.Hour
-	}
-	return life
-}
-
-func (b *Broker) make(session, name, ttl string) map[string]any {
-	c := b.grants[name]
-	life := lifeOf(ttl)
-	takeback := c.Takeback
-	if takeback == "" {
-		takeback = "now"
-	}
-	n := strconv.Itoa(len(b.leases) + 1)
-	l := lease{id: "dpl_fake" + n, grant: name, kind: c.Kind, takeback: takeback, session: session, expires: b.now().Add(life)}
-	b.leases = append(b.leases, l)
-	fill := func(m map[string]string) map[string]string {
-		out := map[string]string{}
-		for k, v := range m {
-			out[k] = strings.ReplaceAll(v, "$N", n)
-		}
-		return out
-	}
-	return map[string]any{
-		"grant": name, "kind": c.Kind, "lease_id": l.id, "issued_at": b.now(), "expires_at": l.expires,
-		"takeback": takeback, "fields": fill(c.Fields), "env": fill(c.Env), "sensitive": c.Sensitive,
-	}
-}
-
-func (b *Broker) show(w http.ResponseWriter, session string) {
-	leases := []any{}
-	for _, l := range b.leases {
-		if l.session == session && !l.ended {
-			leases = append(leases, map[string]any{"lease_id": l.id, "grant": l.grant, "kind": l.kind,
-				"state": "active", "expires_at": l.expires, "takeback": l.takeback})
-		}
-	}
-	b.answer(w, map[string]any{
-		"session":  map[string]any{"expires_at": b.now().Add(5 * time.Minute), "closing": !b.sessions[session]},
-		"identity": map[string]any{"issuer": "fake", "subject": "repo:acme/orders", "repository": "acme/orders", "ref": "refs/heads/main"},
-		"leases":   leases,
-	})
-}
-
-type many int
-
-const (
-	all many = iota
-	theOne
-)
-
-func (b *Broker) end(w http.ResponseWriter, one many, which func(lease) bool) {
-	ended := []any{}
-	for i, l := range b.leases {
-		if l.ended || !which(l) {
-			continue
-		}
-		b.leases[i].ended = true
-		state := "revoked"
-		if l.takeback != "now" {
-			state = "expires"
-		}
-		ended = append(ended, map[string]any{"lease_id": l.id, "grant": l.grant, "state": state, "expires_at": l.expires})
-	}
-	if one == theOne && len(ended) == 0 {
-		b.refuse(w, Problem{Status: 404, Code: "not_found", Detail: "no such lease"})
-		return
-	}
-	b.answer(w, map[string]any{"leases": ended})
+	b.give(w, answer, to)
 }
 
 func (b *Broker) request() string {
@@ -297,7 +333,9 @@ func (b *Broker) request() string {
 }
 
 func (b *Broker) answer(w http.ResponseWriter, body map[string]any) {
-	body["request_id"] = b.request()
+	if body["request_id"] == nil {
+		body["request_id"] = b.request()
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(body) // a client that went away is its own fault
@@ -310,7 +348,7 @@ func (b *Broker) refuse(w http.ResponseWriter, p Problem) {
 		body["denials"] = p.Denials
 	}
 	if p.Session {
-		_, body["session"] = b.open()
+		_, body["session"] = b.open(p.recipient)
 	}
 	if p.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(p.RetryAfter))
