@@ -117,7 +117,8 @@ func openTargets(c *Config, p process, signer broker.Signer) (map[string]broker.
 		}
 		targets[name] = m
 	}
-	for name, k := range kinds() {
+	kinds := kinds()
+	for name, k := range kinds {
 		if !k.Targeted {
 			open(name, k, nil)
 		}
@@ -128,7 +129,7 @@ func openTargets(c *Config, p process, signer broker.Signer) (map[string]broker.
 			faults = append(faults, fmt.Errorf("target %s: admin: %w", name, err))
 			continue
 		}
-		open(name, kinds()[c.Targets[name].Kind], admin)
+		open(name, kinds[c.Targets[name].Kind], admin)
 	}
 	if len(faults) == 0 {
 		faults = planEach(c, targets)
@@ -263,10 +264,9 @@ func (d *daemon) ready() []api.Check {
 		{Name: "issuers", Func: d.issuers.Ready},
 		{Name: "keys", Func: func(context.Context) error { return d.ring.Healthy() }, Degrades: true},
 	}, d.state.ready...)
-	for name := range d.issuers.Issuers() {
+	for _, name := range slices.Sorted(maps.Keys(d.issuers.Issuers())) {
 		checks = append(checks, api.Check{Name: "issuer " + name, Degrades: true, Func: func(context.Context) error { return d.issuerFault(name) }})
 	}
-	slices.SortStableFunc(checks[len(checks)-len(d.issuers.Issuers()):], func(a, b api.Check) int { return strings.Compare(a.Name, b.Name) })
 	return checks
 }
 

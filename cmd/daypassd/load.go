@@ -54,11 +54,7 @@ func loadPolicy(c *Config, set *issuers.Set) (*policy.Book, error) {
 	for name, g := range c.Grants.Named {
 		known.Grants[name] = c.brokerGrant(name, g)
 	}
-	book, err := policy.LoadDir(c.Policies, known)
-	if err != nil {
-		return nil, err
-	}
-	return book, nil
+	return policy.LoadDir(c.Policies, known)
 }
 
 // unknownTargets names the leases whose target is not configured any more:

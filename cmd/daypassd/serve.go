@@ -65,12 +65,17 @@ func configError(err error) error {
 }
 
 // serve runs a broker until ctx ends. Whatever it starts it waits for.
-func serve(ctx context.Context, c *Config, p process, log *slog.Logger) (err error) {
+func serve(ctx context.Context, c *Config, p process, log *slog.Logger) error {
 	d, err := assemble(ctx, c, p, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.close(ctx)) }()
+	return errors.Join(d.serve(ctx), d.close(ctx))
+}
+
+// serve listens, and runs until ctx ends.
+func (d *daemon) serve(ctx context.Context) error {
+	c := d.config
 	public, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
@@ -79,14 +84,14 @@ func serve(ctx context.Context, c *Config, p process, log *slog.Logger) (err err
 	if err != nil {
 		return errors.Join(fmt.Errorf("admin.listen: %w", err), public.Close())
 	}
-	if lost, err := unknownTargets(ctx, d.state.book, d.targets); err != nil {
-		log.Warn("leases cannot be looked through yet", "err", err)
-	} else {
-		for name, n := range lost {
-			log.Error("credentials cannot be taken back: their target is not configured; put it back with retired: true", "target", name, "leases", n)
-		}
+	lost, err := unknownTargets(ctx, d.state.book, d.targets)
+	if err != nil {
+		d.log.Warn("leases cannot be looked through yet", "err", err)
 	}
-	log.Info("serving", "url", c.URL, "listen", public.Addr().String(), "admin", admin.Addr().String(),
+	for name, n := range lost {
+		d.log.Error("credentials cannot be taken back: their target is not configured; put it back with retired: true", "target", name, "leases", n)
+	}
+	d.log.Info("serving", "url", c.URL, "listen", public.Addr().String(), "admin", admin.Addr().String(),
 		"deployment", c.Deployment, "broker", c.Broker, "version", version)
 	return d.run(ctx, public, admin)
 }

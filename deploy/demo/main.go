@@ -39,27 +39,31 @@ func main() {
 }
 
 // run sets the stage, plays each scene and clears up.
-func run(ctx context.Context, bin string, keep bool, out io.Writer) (err error) {
-	began := time.Now()
+func run(ctx context.Context, bin string, keep bool, out io.Writer) error {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "daypass-demo-")
 	if err != nil {
 		return fmt.Errorf("make a temporary folder: %w", err)
 	}
-	s := &stage{dir: dir, out: out}
-	if s.bin, err = filepath.Abs(bin); err != nil {
-		return err
-	}
-	defer func() {
-		err = errors.Join(err, s.clear(keep || err != nil))
-	}()
-	fmt.Fprint(out, "Daypass demo: one CI job, end to end, on this machine\n")
+	s := &stage{bin: bin, dir: dir, out: out}
+	err = s.playAll(ctx)
+	return errors.Join(err, s.clear(keep || err != nil))
+}
+
+// playAll plays the scenes in order, up to one that did not come out.
+func (s *stage) playAll(ctx context.Context) error {
+	began := time.Now()
+	fmt.Fprint(s.out, "Daypass demo: one CI job, end to end, on this machine\n")
 	for i, scene := range scenes {
-		fmt.Fprintf(out, "\n%d. %s\n", i+1, scene.title)
+		fmt.Fprintf(s.out, "\n%d. %s\n", i+1, scene.title)
 		if err := scene.play(s, ctx); err != nil {
 			return fmt.Errorf("%s: %w", scene.title, err)
 		}
 	}
-	fmt.Fprintf(out, "\nAll of it was so, in %.1f s. Read on in README.md.\n", time.Since(began).Seconds())
+	fmt.Fprintf(s.out, "\nAll of it was so, in %.1f s. Read on in README.md.\n", time.Since(began).Seconds())
 	return nil
 }
 
