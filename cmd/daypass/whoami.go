@@ -107,46 +107,60 @@ func decode(token daypass.Secret) (said, error) {
 	if err != nil {
 		return said{}, errors.New("the CI token is not a JWT: its claims are not base64url")
 	}
-	var claims map[string]any
+	var c claims
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.UseNumber()
-	if d.Decode(&claims) != nil {
+	if d.Decode(&c) != nil {
 		return said{}, errors.New("the CI token is not a JWT: its claims are not JSON")
 	}
-	first := func(names ...string) string {
-		for _, n := range names {
-			switch v := claims[n].(type) {
-			case string:
-				return v
-			case json.Number:
-				return v.String()
-			}
+	return said{
+		Issuer: c.text("iss"), Subject: c.text("sub"), Repository: c.text("repository", "project_path"),
+		ID: c.text("repository_id", "project_id"), OwnerID: c.text("repository_owner_id", "namespace_id"),
+		Ref: c.text("ref"), Environment: c.text("environment"), Event: c.text("event_name", "pipeline_source"),
+		Workflow: c.text("job_workflow_ref", "ci_config_ref_uri"),
+		Audience: c.audience(), IssuedAt: c.time("iat"), Expires: c.time("exp"),
+	}, nil
+}
+
+// claims are what a token says, in JSON's types.
+type claims map[string]any
+
+// text returns the first of the claims that is text or a number.
+func (c claims) text(names ...string) string {
+	for _, n := range names {
+		switch v := c[n].(type) {
+		case string:
+			return v
+		case json.Number:
+			return v.String()
 		}
-		return ""
 	}
-	at := func(name string) time.Time {
-		n, ok := claims[name].(json.Number)
-		f, err := n.Float64()
-		if !ok || err != nil || f < 0 || f > 1e11 {
-			return time.Time{}
-		}
-		return time.Unix(int64(f), 0).UTC()
+	return ""
+}
+
+// time reads seconds since 1970; zero for what are none.
+func (c claims) time(name string) time.Time {
+	n, ok := c[name].(json.Number)
+	f, err := n.Float64()
+	if !ok || err != nil || f < 0 || f > 1e11 {
+		return time.Time{}
 	}
-	s := said{
-		Issuer: first("iss"), Subject: first("sub"), Repository: first("repository", "project_path"),
-		ID: first("repository_id", "project_id"), OwnerID: first("repository_owner_id", "namespace_id"),
-		Ref: first("ref"), Environment: first("environment"), Event: first("event_name", "pipeline_source"),
-		Workflow: first("job_workflow_ref", "ci_config_ref_uri"), IssuedAt: at("iat"), Expires: at("exp"),
-	}
-	switch aud := claims["aud"].(type) {
+	return time.Unix(int64(f), 0).UTC()
+}
+
+// audience reads aud, which is one text or a list.
+func (c claims) audience() []string {
+	switch aud := c["aud"].(type) {
 	case string:
-		s.Audience = []string{aud}
+		return []string{aud}
 	case []any:
+		var list []string
 		for _, v := range aud {
-			s.Audience = append(s.Audience, fmt.Sprint(v))
+			list = append(list, fmt.Sprint(v))
 		}
+		return list
 	}
-	return s, nil
+	return nil
 }
 
 func (s said) rows() [][2]string {
