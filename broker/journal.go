@@ -62,7 +62,9 @@ type Journal interface {
 	Append(ctx context.Context, r Record) error
 	// Note hands over a record that nobody waits for: refusals, denials and
 	// replays. Many of the same within a minute become one counted record,
-	// and notes never take the room that Append needs.
+	// and notes never take the room that Append needs. What became of a
+	// session or a lease, and could not be appended, is noted as well: those
+	// of different ones are not the same.
 	Note(r Record)
 	// Healthy says why Append cannot succeed now, or nil.
 	Healthy() error

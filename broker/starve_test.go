@@ -141,3 +141,22 @@ func (l *ledger) count(e broker.Event) (waited, noted int) {
 	}
 	return waited, noted
 }
+
+// A job is told that its session is over; a full disk must not bring it back
+// with the next start.
+func TestWhatCouldNotBeJournalledIsHandedOverAgain(t *testing.T) {
+	r := newRig(t, nil)
+	a := r.exchange("db")
+	r.journal.close(errBroken)
+	if _, err := r.GiveBack(context.Background(), a.Token, "req_back"); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []broker.Event{broker.EventShut, broker.EventRevoked} {
+		if waited, noted := r.journal.count(e); waited != 0 || noted != 1 {
+			t.Errorf("%s: %d appended, %d noted, want 0 and 1", e, waited, noted)
+		}
+	}
+	if shut := r.journal.of(broker.EventShut); len(shut) != 1 || shut[0].Session == nil || shut[0].Session.ID != a.Session.ID {
+		t.Errorf("the note does not say which session: %+v", shut)
+	}
+}

@@ -141,11 +141,14 @@ func (b *Broker) tellSome(ctx context.Context, id Identity, r Record) {
 }
 
 // tell journals what has happened already: if that fails, it has still
-// happened, and the log says so.
+// happened, and the log says so. The journal writes it when it can: a session
+// that was given back while a disk was full must not open again with the next
+// start.
 func (b *Broker) tell(ctx context.Context, r Record) {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer done()
 	if err := b.journal.Append(ctx, r); err != nil {
-		b.log.Error("could not be journalled", "event", r.Event, "request", r.Request, "err", err)
+		b.log.Error("could not be journalled yet", "event", r.Event, "request", r.Request, "err", err)
+		b.journal.Note(r)
 	}
 }

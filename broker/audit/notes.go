@@ -18,9 +18,11 @@ const (
 	maxNote  = 16 << 10
 )
 
-// noteKey says which notes count as the same: a token that is offered again by its id, all else
-// by the owner that the token speaks for. Nothing that a stranger can vary at
-// will may be part of it, or one job could crowd out everybody's notes.
+// noteKey says which notes count as the same: what became of sessions and leases
+// by their ids (see [broker.Journal]: a store is rebuilt from these), a token
+// that is offered again by its id, all else by the owner that the token speaks
+// for. Nothing that a stranger can vary at will may be part of it, or one job
+// could crowd out everybody's notes.
 type noteKey struct {
 	event                 broker.Event
 	reason, issuer, about string
@@ -29,6 +31,10 @@ type noteKey struct {
 func keyOf(r broker.Record) noteKey {
 	k := noteKey{event: r.Event, reason: r.Reason, issuer: r.Issuer}
 	switch {
+	case r.Session != nil:
+		k.about = "session " + string(r.Session.ID)
+	case len(r.Leases) > 0:
+		k.about = "lease " + string(r.Leases[0].Handle)
 	case (r.Event == broker.EventReused || r.Event == broker.EventAgain) && !r.Token.IsZero():
 		k.about = "token " + r.Token.String()
 	case r.Job != nil && r.Job.OwnerID != "":
