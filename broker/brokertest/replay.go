@@ -18,6 +18,7 @@ import (
 func TestReplay(t *testing.T, open func(t *testing.T) (a, b broker.Replay)) {
 	for name, test := range map[string]func(*testing.T, broker.Replay, broker.Replay){
 		"a token is claimed once":                                   claimOnce,
+		"a second claim is told of the first":                       claimOwned,
 		"a token claimed by one broker is refused by another":       claimElsewhere,
 		"tokens issued in the same second are told apart":           claimNeighbours,
 		"64 claims at once through each of two brokers: one wins":   claimAtOnce,
@@ -58,6 +59,34 @@ func claimOnce(t *testing.T, a, _ broker.Replay) {
 	}
 	for range 3 {
 		wantCode(t, a.Claim(t.Context(), c), broker.TokenReused)
+	}
+}
+
+func claimOwned(t *testing.T, a, b broker.Replay) {
+	for _, owner := range []broker.Owner{{}, broker.OwnerOf([]byte("a key"))} {
+		for _, session := range []broker.SessionID{"", "dps_aaaaaaaaaaaaaaaaaaaaaaaaaa"} {
+			first := NewClaim(time.Now())
+			first.Owner, first.Session = owner, session
+			if err := a.Claim(t.Context(), first); err != nil {
+				t.Fatal(err)
+			}
+			second := first
+			second.Owner, second.Session = broker.OwnerOf([]byte("another key")), "dps_bbbbbbbbbbbbbbbbbbbbbbbbbb"
+			for range 2 { // the second has left no trace
+				err := b.Claim(t.Context(), second)
+				wantCode(t, err, broker.TokenReused)
+				used, ok := errors.AsType[*broker.Used](err)
+				if !ok {
+					t.Fatalf("%v does not tell of the first use", err)
+				}
+				if used.Owner != owner || used.Session != session {
+					t.Errorf("the first use was by %v for %q, want %v for %q", used.Owner, used.Session, owner, session)
+				}
+				if time.Since(used.At).Abs() > 3*time.Second {
+					t.Errorf("the first use was at %s", used.At)
+				}
+			}
+		}
 	}
 }
 

@@ -25,3 +25,10 @@ func (r *Redis) SealSeen(t time.Time) string { return r.sealer.seal(kindSeen, r.
 func (r *Redis) SealFence(life, evicted string, since time.Time) string {
 	return r.sealer.fence(r.fenceKey(), life, evicted, since)
 }
+
+// Answers is how many answers lie in memory.
+func (m *Memory) Answers() int {
+	m.answers.mu.Lock()
+	defer m.answers.mu.Unlock()
+	return len(m.answers.byKey)
+}

@@ -30,6 +30,41 @@ func TestMemoryKeepsTheContract(t *testing.T) {
 		m := newMemory(t, replay.MemoryConfig{})
 		return m, m
 	})
+	brokertest.TestAnswers(t, func(t *testing.T) (broker.Answers, broker.Answers) {
+		m := newMemory(t, replay.MemoryConfig{})
+		return m, m
+	})
+}
+
+func TestMemoryTellsOfAFirstUseThatTheJournalTold(t *testing.T) {
+	c := brokertest.NewClaim(time.Now())
+	bare := c
+	bare.Until = c.Until.Add(time.Hour)
+	c.Owner, c.Session = broker.OwnerOf([]byte("a key")), "dps_aaaaaaaaaaaaaaaaaaaaaaaaaa"
+	stranger := c
+	stranger.Owner, stranger.Session = broker.OwnerOf([]byte("another")), "dps_bbbbbbbbbbbbbbbbbbbbbbbbbb"
+	m := newMemory(t, replay.MemoryConfig{Used: slices.Values([]broker.Claim{bare, c, stranger})})
+	err := m.Claim(t.Context(), stranger)
+	wantCode(t, err, broker.TokenReused)
+	if used, ok := errors.AsType[*broker.Used](err); !ok || *used != (broker.Used{Owner: c.Owner, Session: c.Session}) {
+		t.Errorf("got %+v; when it was used is not known", used)
+	}
+}
+
+func TestMemoryForgetsAnswersThatNobodyFetches(t *testing.T) {
+	clock := brokertest.NewClock(time.Now())
+	m := newMemory(t, replay.MemoryConfig{Now: clock.Now})
+	answer := broker.Sealed{Enc: []byte{1}, Ciphertext: []byte{2}}
+	for i := range 1000 {
+		key := broker.NewAnswerKey(broker.NewTokenID("test", fmt.Sprint(i)), broker.Owner{})
+		if err := m.Keep(t.Context(), key, answer, broker.AnswerLife); err != nil {
+			t.Fatal(err)
+		}
+		if n := m.Answers(); n > 150 {
+			t.Fatalf("keeps %d answers, where 120 are alive", n)
+		}
+		clock.Advance(time.Second)
+	}
 }
 
 func TestMemoryNeedsAClock(t *testing.T) {

@@ -142,6 +142,7 @@ func TestRedisKeepsTheContract(t *testing.T) {
 	}
 	eventually(t, "not ready", func() error { return errors.Join(a.Ready(t.Context()), b.Ready(t.Context())) })
 	brokertest.TestReplay(t, func(*testing.T) (broker.Replay, broker.Replay) { return a, b })
+	brokertest.TestAnswers(t, func(*testing.T) (broker.Answers, broker.Answers) { return a, b })
 }
 
 func TestAFreshFenceRefusesEverythingUntilItIsConfirmed(t *testing.T) {

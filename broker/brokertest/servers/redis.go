@@ -81,7 +81,8 @@ func (r *Redis) start(ctx context.Context) error {
 		return err
 	}
 	r.Process = p
-	if err := p.WaitReady(ctx, 10*time.Second, r.ping); err != nil {
+	ready := func(ctx context.Context) error { return pingRedis(ctx, r.Addr(), r.config.TLSCert != "") }
+	if err := p.WaitReady(ctx, 10*time.Second, ready); err != nil {
 		return errors.Join(err, p.Kill())
 	}
 	return nil
@@ -122,11 +123,11 @@ func (r *Redis) Close() error {
 	return err
 }
 
-// ping succeeds when the server has loaded its data. One that asks for a
+// pingRedis succeeds when the server has loaded its data. One that asks for a
 // password first has.
-func (r *Redis) ping(ctx context.Context) error {
+func pingRedis(ctx context.Context, addr string, secure bool) error {
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp4", r.Addr())
+	conn, err := dialer.DialContext(ctx, "tcp4", addr)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ func (r *Redis) ping(ctx context.Context) error {
 			return err
 		}
 	}
-	if r.config.TLSCert != "" {
+	if secure {
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // it is our child, and nothing is told to it
 	}
 	if _, err := conn.Write([]byte("PING\r\n")); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -82,5 +83,42 @@ func TestARedisServerWithABadOptionSaysWhy(t *testing.T) {
 	_, err := servers.StartRedis(t.Context(), servers.RedisConfig{Args: []string{"--no-such-option", "1"}})
 	if err == nil || !strings.Contains(err.Error(), "no-such-option") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestASentinelFindsTheReplicasOfItsMaster(t *testing.T) {
+	master, err := servers.StartRedis(t.Context(), servers.RedisConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = master.Close() })
+	replica, err := servers.StartRedis(t.Context(), servers.RedisConfig{Args: []string{"--replicaof", "127.0.0.1 " + strconv.Itoa(master.Port())}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = replica.Close() })
+	for end := time.Now().Add(10 * time.Second); ask(t, master, `EVAL "return string.find(redis.call('INFO', 'replication'), 'connected_slaves:1') and 1 or 0" 0`) != ":1"; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the replica does not join")
+		}
+	}
+	s, err := servers.StartSentinel(t.Context(), servers.SentinelConfig{Name: "main", Master: master, Password: "sesame"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := s.Addr()
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if conn, err := net.DialTimeout("tcp4", addr, time.Second); err == nil {
+			_ = conn.Close()
+			t.Error("something still listens after Close")
+		}
+	})
+	for end := time.Now().Add(15 * time.Second); !strings.Contains(s.Log(), "+slave slave 127.0.0.1:"+strconv.Itoa(replica.Port())); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the replica is not found:\n%s", s.Log())
+		}
 	}
 }
