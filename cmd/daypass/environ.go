@@ -32,14 +32,21 @@ func variables(grants []daypass.Grant, credentials []daypass.Credential) (map[st
 	return vars, nil
 }
 
+// reserved is a list of what is known to run code, to send traffic elsewhere or
+// to steer a CI runner. It cannot be complete: a broker is trusted not to look
+// for what is missing.
 func reserved(name string) bool {
-	switch name {
-	case "DAYPASS_JWT": // what the jwt kind gives; we read nothing from it
+	switch name = strings.ToUpper(name); name { // http_proxy counts as well
+	case "DAYPASS_JWT", "GITHUB_TOKEN": // credentials
 		return false
-	case "PATH", "HOME", "SHELL", "IFS", "ENV", "BASH_ENV", "PROMPT_COMMAND", "PS4", "NODE_OPTIONS", "PYTHONPATH", "PYTHONSTARTUP", "PERL5OPT", "RUBYOPT", "JAVA_TOOL_OPTIONS", "GIT_SSH_COMMAND":
+	case "PATH", "HOME", "SHELL", "IFS", "ENV", "BASH_ENV", "ZDOTDIR", "PROMPT_COMMAND", "PS4", "EDITOR", "VISUAL", "PAGER", "BROWSER",
+		"NODE_OPTIONS", "NODE_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PERL5OPT", "PERL5LIB", "PERL5DB", "RUBYOPT", "RUBYLIB",
+		"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "MAVEN_OPTS", "GRADLE_OPTS", "GOFLAGS", "RUSTC_WRAPPER", "MAKEFLAGS",
+		"GIT_SSH", "GIT_SSH_COMMAND", "GIT_EXEC_PATH", "GIT_EXTERNAL_DIFF", "GIT_PROXY_COMMAND", "GIT_PAGER", "GIT_EDITOR", "GIT_TEMPLATE_DIR",
+		"PSQLRC", "PSQL_PAGER", "PSQL_EDITOR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "GCONV_PATH", "GLIBC_TUNABLES":
 		return true
 	}
-	for _, prefix := range []string{"LD_", "DYLD_", "DAYPASS_", "ACTIONS_", "BASH_FUNC_"} {
+	for _, prefix := range []string{"LD_", "DYLD_", "DAYPASS_", "ACTIONS_", "GITHUB_", "RUNNER_", "BASH_FUNC_", "GIT_CONFIG", "NPM_CONFIG_"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}

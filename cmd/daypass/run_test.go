@@ -214,9 +214,16 @@ func TestACredentialCannotChangeHowProgramsRun(t *testing.T) {
 		return []daypass.Credential{{Grant: "g", Env: map[string]daypass.Secret{name: daypass.NewSecret("v")}}}
 	}
 	for _, name := range []string{"PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES", "BASH_ENV", "ENV", "IFS", "NODE_OPTIONS",
-		"DAYPASS_URL", "DAYPASS_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL", "BASH_FUNC_ls"} {
+		"DAYPASS_URL", "DAYPASS_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL", "BASH_FUNC_ls",
+		"GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_0", "GIT_EXTERNAL_DIFF", "PAGER", "_JAVA_OPTIONS", "PYTHONHOME", "PERL5DB", "npm_config_script_shell",
+		"GITHUB_ENV", "GITHUB_PATH", "RUNNER_TEMP", "https_proxy", "ALL_PROXY", "SSL_CERT_FILE", "PSQLRC", "GLIBC_TUNABLES"} {
 		if vars, err := variables([]daypass.Grant{{Name: "g"}}, env(name)); err == nil {
 			t.Errorf("%s was set: %v", name, vars)
+		}
+	}
+	for _, name := range []string{"PGPASSWORD", "DATABASE_URL", "DAYPASS_JWT", "GITHUB_TOKEN", "AWS_SESSION_TOKEN", "VAULT_TOKEN"} {
+		if _, err := variables([]daypass.Grant{{Name: "g"}}, env(name)); err != nil {
+			t.Errorf("a credential is refused: %v", err)
 		}
 	}
 	if _, err := variables([]daypass.Grant{{Name: "g", Prefix: "LD_"}}, env("PRELOAD")); err == nil {
