@@ -93,9 +93,7 @@ func (a *app) exec(ctx context.Context, o execOptions, argv []string) (int, erro
 		return 0, err
 	}
 	defer a.returnOrWarn(ctx, h)
-	if o.sessionFile != "" && a.inWorkspace(o.sessionFile) {
-		a.note("warning: the session file is in the workspace, from where artifacts are collected")
-	}
+	a.warnOfArtifacts(o.sessionFile)
 	vars, err := variables(grants, h.answer.Credentials)
 	if err != nil {
 		return 0, err

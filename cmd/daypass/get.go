@@ -111,9 +111,7 @@ func (a *app) tell(h *held, sessionFile string) {
 			a.note("%s lives until %s: without --session-file it cannot be given back", clean(c.Grant), until)
 		}
 	}
-	if sessionFile != "" && a.inWorkspace(sessionFile) {
-		a.note("warning: the session file is in the workspace, from where artifacts are collected")
-	}
+	a.warnOfArtifacts(sessionFile)
 }
 
 func render(format string, grants []daypass.Grant, answer *daypass.Answer) (string, error) {

@@ -265,6 +265,13 @@ func (s *sessionFile) drop() error {
 	return errors.Join(s.f.Close(), os.Remove(s.f.Name()))
 }
 
+// warnOfArtifacts says where a session file, if there is one, may end up.
+func (a *app) warnOfArtifacts(sessionFile string) {
+	if sessionFile != "" && a.inWorkspace(sessionFile) {
+		a.note("warning: the session file is in the workspace, from where artifacts are collected")
+	}
+}
+
 // inWorkspace says whether a path is where CI jobs collect artifacts from.
 func (a *app) inWorkspace(path string) bool {
 	full, err := filepath.Abs(path)
