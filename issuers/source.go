@@ -25,6 +25,7 @@ type remote struct {
 	url      string
 	hosts    []string // host[:port] that keys may come from; the issuer's own is the first
 	insecure bool
+	dialer   *net.Dialer // what the client dials with
 	client   *http.Client
 }
 
@@ -45,7 +46,7 @@ func newRemote(c Config, roots *x509.CertPool) *remote {
 		host = u.Host
 	}
 	return &remote{
-		url: c.URL, hosts: append([]string{host}, c.JWKSHosts...), insecure: c.Insecure,
+		url: c.URL, hosts: append([]string{host}, c.JWKSHosts...), insecure: c.Insecure, dialer: dialer,
 		client: &http.Client{
 			Timeout:       fetchTimeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -12,7 +12,7 @@ import (
 const (
 	maxDepth  = 16
 	maxNumber = 32 // bytes of a number's text
-	// memberSize is about what a claim takes: it sizes maps, up to maxHint.
+	// memberSize is about what a claim takes: it sizes the outermost map, up to maxHint.
 	memberSize = 40
 	maxHint    = 64
 )
@@ -112,7 +112,11 @@ func (r *reader) members(depth int) (map[string]any, error) {
 	if depth > maxDepth {
 		return nil, errTooDeep
 	}
-	object := make(map[string]any, min(maxHint, (len(r.text)-r.at)/memberSize))
+	room := 0
+	if depth == 1 { // a document of many small objects would cost a hundred times its size
+		room = min(maxHint, len(r.text)/memberSize)
+	}
+	object := make(map[string]any, room)
 	var folded map[string]bool // names that have capitals, in lower case
 	for first := true; ; first = false {
 		if more, err := r.more('}', first); err != nil || !more {

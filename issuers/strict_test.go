@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,25 @@ func TestAnObjectKeepsItsTypes(t *testing.T) {
 		"l": []any{json.Number("1"), "x", map[string]any{}}, "o": map[string]any{"A": map[string]any{"A": []any{}}}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %#v", got)
+	}
+}
+
+func TestNoDocumentCostsMuchMoreThanItsSize(t *testing.T) {
+	for name, one := range map[string]string{
+		"empty objects": "{},", "small objects": `{"a":1},`, "objects with capitals": `{"A":1},`, "empty lists": "[],",
+		"numbers": "1,", "empty texts": `"",`, "escaped texts": `"\u0041",`, "words": "null,",
+	} {
+		document := []byte(`{"x":[` + strings.Repeat(one, maxToken/len(one)) + `0]}`)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := decodeObject(document)
+		runtime.ReadMemStats(&after)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if cost := after.TotalAlloc - before.TotalAlloc; cost > 200*maxToken {
+			t.Errorf("%s: %d KiB for 16", name, cost>>10)
+		}
 	}
 }
 
