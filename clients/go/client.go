@@ -106,14 +106,15 @@ func (c *Client) Audience() string { return c.audience }
 // [Client.GiveBack].
 //
 // A token buys one exchange, and its answer is sealed to a key that is made
-// for this call: nobody on the way can read it, and for two minutes the same
-// token with the same key gets the same answer again. So a lost answer, a 408,
-// a 429 and a 5xx are retried with the same token, and while the broker is
-// still at work on an earlier attempt it is waited for. Nothing is made twice.
-// A Fresh source is asked for another token only where the old one can do no
-// more good: it is stale or expired, its answer is kept no longer, or the
-// broker says that nothing was made though the token may be spent. Waits
-// honour Retry-After up to 30 s and never pass the context's deadline.
+// for this call: nobody else can read it, and for two minutes the same token
+// with the same key gets the same answer again. So a lost answer, a 408, a 429
+// and a 5xx are retried with the same token, which makes nothing twice, and
+// while the broker is still at work on an earlier attempt it is waited for. A
+// Fresh source is asked for another token only where the old one can do no
+// more good: it is stale or expired, the broker says that nothing was made
+// though the token may be spent, or the answer is kept no longer (what it had,
+// if anything, expires by itself). Waits honour Retry-After up to 30 s and
+// never pass the context's deadline.
 //
 // Where the attempts run out and one of them may have been served, the error
 // is [ErrOutcomeUnknown]; where the job's only token is spent, stale or

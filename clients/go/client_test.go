@@ -262,6 +262,9 @@ func TestTheSessionOfAFailedMintIsTheCallersToGiveBack(t *testing.T) {
 		if n := strings.Count(strings.Join(b.Asked(), "\n"), exchange); n != 1 {
 			t.Errorf("%d exchanges: a second session was opened", n)
 		}
+		if a, err := c.Credentials(t.Context(), *e.Session, want); err != nil || len(a.Credentials) != 1 {
+			t.Errorf("asking on with the session: %+v, %v", a, err)
+		}
 		if _, err := c.GiveBack(t.Context(), e.Session.Token); err != nil {
 			t.Error(err)
 		}

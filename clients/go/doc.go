@@ -12,8 +12,8 @@
 //   - a CI token goes to the broker's exchange and extend routes and nowhere
 //     else, the token with which GitHub is asked for one goes to GitHub's URL
 //     and nowhere else, and no redirect is followed with either;
-//   - answers are sealed to a key of the call's own: whoever is on the way, or
-//     has stolen the token, cannot read them, and a lost one is fetched again
+//   - answers are sealed to a key of the call's own: who reads along, or has
+//     stolen the token, reads nothing, and a lost answer is fetched again
 //     rather than made twice;
 //   - nothing is sent over plain http but to loopback, unless told so;
 //   - answers are size-capped, and one that is not what the protocol says is

@@ -15,9 +15,9 @@ type Source interface {
 	// Token returns a CI token that names audience.
 	Token(ctx context.Context, audience string) (Secret, error)
 	// Fresh reports whether every call of Token gives a token that was never
-	// used: such a source makes retrying an exchange safe, and mends
-	// token_stale and token_expired. A source that is not Fresh holds what
-	// the job was given at its start; its audience is what it is.
+	// used: such a source mends token_stale and token_expired. A source that
+	// is not Fresh holds what the job was given at its start; its audience is
+	// what it is.
 	Fresh() bool
 }
 
