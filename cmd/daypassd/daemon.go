@@ -182,7 +182,21 @@ func (d *daemon) adopted(ctx context.Context, book *policy.Book) error {
 		return fmt.Errorf("journal policy version: %w", err)
 	}
 	d.log.Info("policy loaded", "version", book.Version(), "folder", d.config.Policies)
+	for _, file := range unreviewed(book, time.Now()) {
+		d.log.Warn("policy file is past its review_by; its owner should look at it again", "file", file.File, "owner", file.Owner, "review_by", file.ReviewBy.String())
+	}
 	return nil
+}
+
+// unreviewed are the files whose review_by has passed, each by its first rule.
+func unreviewed(book *policy.Book, now time.Time) []policy.RuleInfo {
+	var files []policy.RuleInfo
+	for r := range book.Rules() {
+		if r.ReviewBy.Over(now) && !slices.ContainsFunc(files, func(f policy.RuleInfo) bool { return f.File == r.File }) {
+			files = append(files, r)
+		}
+	}
+	return files
 }
 
 // reload reads grants and policy again. They take effect together, under one

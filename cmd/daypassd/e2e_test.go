@@ -419,7 +419,7 @@ func TestPolicyIsReloadedOnHangupAndAFaultyOneIsNot(t *testing.T) {
 	r := newRig(t)
 	b := r.broker("one", "embedded")
 	b.fresh()
-	r.write("policies/shop.yaml", strings.Replace(rigPolicy, "refs/heads/main", "refs/heads/release", 1))
+	r.write("policies/shop.yaml", "review_by: 2026-01-31\n"+strings.Replace(rigPolicy, "refs/heads/main", "refs/heads/release", 1))
 	hangup(t, b)
 	r.eventually(10*time.Second, func() error {
 		if status, a := b.exchange(r.token(b, nil)); a.code() != "denied" {
@@ -427,6 +427,9 @@ func TestPolicyIsReloadedOnHangupAndAFaultyOneIsNot(t *testing.T) {
 		}
 		return nil
 	})
+	if !strings.Contains(b.out.String(), "2026-01-31") {
+		t.Error("the log says nothing of a file that is past its review_by")
+	}
 	r.write("policies/shop.yaml", "rules: [")
 	hangup(t, b)
 	r.eventually(10*time.Second, func() error {
