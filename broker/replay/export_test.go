@@ -32,3 +32,10 @@ func (m *Memory) Answers() int {
 	defer m.answers.mu.Unlock()
 	return len(m.answers.byKey)
 }
+
+// Saw makes as if a server had told this time.
+func (r *Redis) Saw(t time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.latest = t
+}

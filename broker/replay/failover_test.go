@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/brokertest"
 	"github.com/daypass-dev/daypass/broker/brokertest/servers"
 )
 
@@ -257,4 +258,51 @@ func TestFewerAcknowledgementsThanHalfTheNodesAreNotEnough(t *testing.T) {
 		return nil
 	})
 	wantCode(t, r.Claim(t.Context(), fresh()), broker.Unavailable)
+}
+
+// The attack: a token that was used on a master whose clock was ahead, with an
+// iat ahead of that, is offered to its successor, whose clock is right.
+func TestASuccessorWhoseClockIsBehindDoesNotAcceptWhatWasUsedBefore(t *testing.T) {
+	t.Parallel()
+	a, b := startRedis(t), startRedis(t)
+	d := newDoor(t, a)
+	r := confirmed(t, config(d.url()))
+	ahead := time.Now().Add(4 * time.Second)
+	r.Saw(ahead)
+	used := brokertest.NewClaim(ahead.Add(maxAhead))
+	d.lead(b)
+	eventually(t, "not ready", func() error { return errors.Join(r.Check(t.Context()), r.Ready(t.Context())) })
+	for used.IssuedAt.After(time.Now().Add(maxAhead - 500*time.Millisecond)) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	wantCode(t, r.Claim(t.Context(), used), broker.TokenStale)
+}
+
+// The attack: a node that is cut off is asked, refuses, and would write a fence
+// that names it; later it joins, takes over, and is found to have vouched for
+// the time when tokens were used elsewhere.
+func TestANodeThatWasAskedAloneVouchesForNothingWhenItRejoins(t *testing.T) {
+	t.Parallel()
+	a, x := startRedis(t), startRedis(t)
+	c := startRedis(t)
+	follow(t, c, a)
+	d := newDoor(t, a)
+	conf := config(d.url())
+	conf.Replicas, conf.Timeout = 1, time.Second
+	r := serve(t, conf)
+	claimFresh(t, r)
+	d.lead(x)
+	for range 30 {
+		wantCode(t, r.Claim(t.Context(), fresh()), broker.Unavailable)
+		time.Sleep(100 * time.Millisecond)
+	}
+	if f := do(t, admin(t, x), "EVAL", "return redis.call('HGET', KEYS[1], 'fence') or 'none'", 1, fenceKey); f != "none" {
+		t.Errorf("a node that stands alone has the fence %v", f)
+	}
+	d.lead(a)
+	used := claimFresh(t, r)
+	follow(t, c, x)
+	d.lead(x)
+	eventually(t, "the used token is not stale", func() error { return stillStale(t, r, used) })
+	claimFresh(t, r)
 }

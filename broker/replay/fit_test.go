@@ -3,6 +3,7 @@ package replay_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -60,11 +61,23 @@ func TestAFullServerIsUnavailable(t *testing.T) {
 	server := startRedis(t)
 	r := serve(t, config(server.URL()))
 	claimFresh(t, r)
-	do(t, admin(t, server), "CONFIG", "SET", "maxmemory", "1kb")
+	op := admin(t, server)
+	do(t, op, "CONFIG", "SET", "maxmemory", "1kb")
 	for range 3 {
-		wantCode(t, r.Claim(t.Context(), fresh()), broker.Unavailable)
+		c := fresh()
+		wantCode(t, r.Claim(t.Context(), c), broker.Unavailable)
+		if n := do(t, op, "EXISTS", marker(c)); n != int64(0) {
+			t.Error("a claim that was refused left a marker")
+		}
+		wantReason(t, r.Keep(t.Context(), answerKey("x"), broker.Sealed{Enc: []byte{1}, Ciphertext: []byte{2}}, time.Minute), "answer_store")
 	}
-	do(t, admin(t, server), "CONFIG", "SET", "maxmemory", "0")
+	eventually(t, "it does not say why it is not ready", func() error {
+		if err := r.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "out of memory") {
+			return fmt.Errorf("ready: %v", err)
+		}
+		return nil
+	})
+	do(t, op, "CONFIG", "SET", "maxmemory", "0")
 	claimFresh(t, r)
 }
 
@@ -81,7 +94,9 @@ func TestAServerThatIsNotFitIsNotReadyAndClaimsNothing(t *testing.T) {
 		"a cluster":                        {args: []string{"--cluster-enabled", "yes", "--cluster-port", "0"}, says: "Redis Cluster"},
 		"a replica":                        {args: []string{"--replicaof", "127.0.0.1 1"}, says: "role"},
 		"replicas that are not there":      {change: func(c *replay.RedisConfig) { c.Replicas = 1 }, says: "0 of the 1 replicas"},
-		"a clock that is off":              {change: func(c *replay.RedisConfig) { c.Now = late }, says: "clocks"},
+		"a clock that is 10 s ahead":       {change: func(c *replay.RedisConfig) { c.Now = off(-10 * time.Second) }, says: "differ by 10s"},
+		"a clock that is 10 s behind":      {change: func(c *replay.RedisConfig) { c.Now = off(10 * time.Second) }, says: "differ by 10s"},
+		"a clock that is 6 s off":          {change: func(c *replay.RedisConfig) { c.Now = off(-6 * time.Second) }, says: "clocks"},
 		"a password that we do not know":   {args: []string{"--requirepass", "sesame"}, says: "NOAUTH"},
 		"a user who may not read INFO":     {order: []any{"ACL", "SETUSER", "default", "-info"}, says: "permissions"},
 		"a database that is not there":     {change: func(c *replay.RedisConfig) { c.URL = strings.TrimSuffix(c.URL, "0") + "99" }, says: "DB index"},
@@ -120,7 +135,9 @@ func TestAServerThatIsNotFitIsNotReadyAndClaimsNothing(t *testing.T) {
 	}
 }
 
-func late() time.Time { return time.Now().Add(-6 * time.Second) }
+func off(by time.Duration) func() time.Time {
+	return func() time.Time { return time.Now().Add(by) }
+}
 
 func TestAServerThatBecomesUnfitStopsTheClaimsUntilItIsPutRight(t *testing.T) {
 	t.Parallel()
