@@ -165,6 +165,7 @@ type broker1 struct {
 	audience string
 	config   string
 	data     string
+	shell    string // what starts it
 	cmd      *exec.Cmd
 	done     chan error
 	out      *syncBuffer // all it ever printed
@@ -192,15 +193,19 @@ grants:
 // broker starts a broker; state is "embedded" or "redis".
 func (r *rig) broker(name, state string) *broker1 {
 	r.t.Helper()
+	return r.changed(name, state, func(config string) string { return config })
+}
+
+// prepare writes a configuration.
+func (r *rig) prepare(name, state string, edit func(string) string) *broker1 {
+	r.t.Helper()
 	listen, admin := freeAddr(r.t), freeAddr(r.t)
 	b := &broker1{rig: r, name: name, url: "http://" + listen, admin: "http://" + admin, audience: "https://daypass.test",
-		data: filepath.Join(r.dir, name), out: &syncBuffer{}}
+		data: filepath.Join(r.dir, name), shell: "exec", out: &syncBuffer{}}
 	if state == "redis" {
 		state = "redis://" + r.redis.Addr()
 	}
-	b.config = r.write(name+".yaml", fmt.Sprintf(rigConfig, b.url, name, listen, admin, state, r.ci.URL(fakeissuer.GitHub)))
-	b.start()
-	r.t.Cleanup(b.stop)
+	b.config = r.write(name+".yaml", edit(fmt.Sprintf(rigConfig, b.url, name, listen, admin, state, r.ci.URL(fakeissuer.GitHub))))
 	return b
 }
 
@@ -216,7 +221,7 @@ func freeAddr(t *testing.T) string {
 // start starts the process and waits until it is ready.
 func (b *broker1) start() {
 	b.rig.t.Helper()
-	b.cmd = exec.Command(filepath.Join(binaries, "daypassd"), "serve", "--config", b.config, "--log-level", "debug")
+	b.cmd = exec.Command("sh", "-c", b.shell+` "$@"`, "sh", filepath.Join(binaries, "daypassd"), "serve", "--config", b.config, "--log-level", "debug")
 	b.cmd.Env = append(os.Environ(), "ORDERS_ADMIN_URL="+b.rig.pg.AdminURL("postgres"))
 	b.cmd.Stdout, b.cmd.Stderr = b.out, b.out
 	if err := b.cmd.Start(); err != nil {

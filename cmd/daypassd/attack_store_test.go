@@ -1,0 +1,274 @@
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/audit"
+)
+
+// tell sends one command to Redis, as another client of it could, and returns
+// the first line of the answer.
+func (r *rig) tellRedis(args ...string) string {
+	r.t.Helper()
+	c, err := net.DialTimeout("tcp", r.redis.Addr(), 5*time.Second)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	var b strings.Builder
+	fmt.Fprintf(&b, "*%d\r\n", len(args))
+	for _, a := range args {
+		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(a), a)
+	}
+	if _, err := c.Write([]byte(b.String())); err != nil {
+		r.t.Fatal(err)
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if line = strings.TrimSpace(line); strings.HasPrefix(line, "-") {
+		r.t.Fatalf("redis: %v: %s", args, line)
+	}
+	return line
+}
+
+func sessionKey(token string) string {
+	return "dp:{test}:session:" + string(broker.SessionIDOf(broker.NewSecret(token)))
+}
+
+func TestWhoCanWriteToRedisCannotBecomeAnotherJob(t *testing.T) {
+	r := newRig(t)
+	r.withRedis()
+	b := r.broker("one", "redis")
+	_, a := b.fresh()
+	const mine = "dps_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA" // a session token of the attacker's own making
+	r.tellRedis("COPY", sessionKey(a.session()), sessionKey(mine))
+	for _, call := range []struct {
+		method, path string
+		body         any
+	}{{http.MethodPost, "/v1/credentials", grantBody("orders-db")}, {http.MethodGet, "/v1/session", nil}, {http.MethodDelete, "/v1/session", nil}} {
+		if status, body := b.call(call.method, call.path, mine, call.body); status != http.StatusServiceUnavailable {
+			t.Errorf("%s %s with a session that was copied in Redis: %d %v", call.method, call.path, status, body)
+		}
+	}
+	// A lease under another name, and one that was moved away.
+	lease, _ := a.credential(0)["lease_id"].(string)
+	forged := "dpl_" + strings.Repeat("a", 26)
+	r.tellRedis("COPY", "dp:{test}:lease:"+lease, "dp:{test}:lease:"+forged)
+	if status, body := b.call(http.MethodDelete, "/v1/leases/"+forged, a.session(), nil); status != http.StatusServiceUnavailable {
+		t.Errorf("a lease that was copied in Redis: %d %v", status, body)
+	}
+	if users := r.users(); len(users) != 1 {
+		t.Errorf("PostgreSQL has %v, want the one user", users)
+	}
+	if status, body := b.call(http.MethodDelete, "/v1/session", a.session(), nil); status != http.StatusOK {
+		t.Errorf("the real session: %d %v", status, body)
+	}
+	if users := r.users(); len(users) != 0 {
+		t.Errorf("PostgreSQL still has %v", users)
+	}
+}
+
+func TestKeysOfTheWrongTypeStopIssuingAndNothingElse(t *testing.T) {
+	r := newRig(t)
+	r.withRedis()
+	b := r.broker("one", "redis")
+	b.fresh(map[string]any{"name": "orders-db", "ttl": "6s"})
+	wrong := func(key string) {
+		r.tellRedis("DEL", "dp:{test}:"+key)
+		r.tellRedis("SET", "dp:{test}:"+key, "not what it was")
+	}
+	for _, key := range []string{"leases", "due:orders-pg", "grant:orders-db", "place:" + placeKey("github/5678"), "fence"} {
+		wrong(key)
+		if status, a := b.exchange(r.token(b, nil)); status == http.StatusOK || status == http.StatusInternalServerError {
+			t.Errorf("%s: %d %v", key, status, a.body)
+		}
+		r.tellRedis("DEL", "dp:{test}:"+key)
+	}
+	wrong("leases")
+	wrong("due:orders-pg")
+	r.eventually(45*time.Second, func() error { // the target knows what is overdue
+		if users := r.users(); len(users) > 0 {
+			return fmt.Errorf("PostgreSQL still has %v", users)
+		}
+		return nil
+	})
+}
+
+func TestARedisThatIsFlushedInTheMidstOfExchangesForgetsNothing(t *testing.T) {
+	const rounds, each = 3, 30
+	r := newRig(t)
+	r.withRedis()
+	one, two := r.broker("one", "redis"), r.broker("two", "redis")
+	one.fresh()
+	two.fresh()
+	var tokens []string
+	var mu sync.Mutex
+	bought := map[string]int{}
+	for range rounds {
+		var all sync.WaitGroup
+		for i := range each {
+			token := r.token(one, nil)
+			tokens = append(tokens, token)
+			for range 2 {
+				all.Go(func() {
+					if status, _ := []*broker1{one, two}[i%2].exchange(token, map[string]any{"name": "orders-db", "ttl": "20s"}); status == http.StatusOK {
+						mu.Lock()
+						bought[token]++
+						mu.Unlock()
+					}
+				})
+			}
+		}
+		time.Sleep(60 * time.Millisecond)
+		r.tellRedis("FLUSHALL")
+		all.Wait()
+	}
+	r.eventually(20*time.Second, func() error {
+		if status, _ := one.call(http.MethodGet, "/readyz", "", nil); status != http.StatusOK {
+			return fmt.Errorf("not ready")
+		}
+		return nil
+	})
+	for _, token := range tokens { // all of them are from before the last flush
+		for _, b := range []*broker1{one, two} {
+			if status, a := b.exchange(token); status == http.StatusOK {
+				t.Errorf("a token from before the flush bought an exchange: %v", a.body["request_id"])
+				bought[token]++
+			}
+		}
+	}
+	n := 0
+	for _, times := range bought {
+		n += times
+		if times > 1 {
+			t.Errorf("one token bought %d exchanges", times)
+		}
+	}
+	t.Logf("%d of %d exchanges were made", n, len(tokens))
+	r.eventually(60*time.Second, func() error {
+		for _, user := range r.users() {
+			if _, expires, ok := broker.ParseHandle("test", user); ok && time.Until(expires) < time.Minute {
+				return fmt.Errorf("PostgreSQL still has %s", user)
+			}
+		}
+		return nil
+	})
+}
+
+func TestABrokerThatIsStoppedInTheMidstOfExchangesLosesNothing(t *testing.T) {
+	for _, state := range []string{"embedded", "redis"} {
+		t.Run(state, func(t *testing.T) {
+			const underWay = 50
+			r := newRig(t)
+			if state == "redis" {
+				r.withRedis()
+			}
+			b := r.broker("one", state)
+			b.fresh()
+			statuses, answers := make([]int, underWay), make([]answer, underWay)
+			tokens := make([]string, underWay)
+			for i := range tokens {
+				tokens[i] = r.token(b, nil)
+			}
+			var all sync.WaitGroup
+			for i := range underWay {
+				all.Go(func() { statuses[i], answers[i] = b.exchange(tokens[i]) })
+			}
+			r.eventually(20*time.Second, func() error {
+				if len(r.users()) < 5 {
+					return fmt.Errorf("too few users to stop in the midst of")
+				}
+				return nil
+			})
+			b.stop() // it must end in order
+			all.Wait()
+			delivered := map[string]bool{}
+			for i, status := range statuses {
+				switch {
+				case status == http.StatusOK:
+					delivered[answers[i].field(0, "username")] = true
+				case status != 0 && status < 500:
+					t.Errorf("while stopping: %d %v", status, answers[i].body)
+				}
+			}
+			issued := map[string]bool{}
+			for e, err := range audit.Read(filepath.Join(b.data, "journal")) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if e.Event == broker.EventIssued {
+					for _, l := range e.Leases {
+						issued[string(l.Handle)] = true
+					}
+				}
+			}
+			for user := range delivered {
+				if !issued[user] {
+					t.Errorf("%s was delivered, and the journal does not say so", user)
+				}
+			}
+			t.Logf("%d of %d were delivered", len(delivered), underWay)
+			if len(delivered) == 0 || len(r.users()) != len(delivered)+1 {
+				t.Errorf("%d users are left, %d were delivered beside the first", len(r.users()), len(delivered))
+			}
+			b.start()
+			for i, status := range statuses {
+				if status == http.StatusOK {
+					if s, body := b.call(http.MethodDelete, "/v1/session", answers[i].session(), nil); s != http.StatusOK {
+						t.Errorf("give back after the restart: %d %v", s, body)
+					}
+					if _, a := b.exchange(tokens[i]); a.code() != "token_reused" {
+						t.Errorf("a used token after the restart: %v", a.body)
+					}
+				}
+			}
+			if users := r.users(); len(users) != 1 {
+				t.Errorf("PostgreSQL still has %d users", len(users))
+			}
+		})
+	}
+}
+
+// TestNothingIsOpenToOthersWhateverTheUmask looks at every file that a broker
+// made.
+func TestNothingIsOpenToOthersWhateverTheUmask(t *testing.T) {
+	r := newRig(t)
+	b := r.under("umask 0; exec", "one", "embedded")
+	b.fresh()
+	for _, dir := range []string{b.data, filepath.Join(r.dir, "keys")} {
+		err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := d.Info()
+			if err == nil && info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s has the mode %04o", path, info.Mode().Perm())
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// placeKey is how the index of a place is named.
+func placeKey(place string) string {
+	sum := sha256.Sum256([]byte(place))
+	return hex.EncodeToString(sum[:16])
+}
