@@ -70,22 +70,31 @@ func (r *remote) load(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("discovery: %w", err)
 	}
-	document, err := decodeObject(raw)
+	place, err := r.place(raw)
 	if err != nil {
 		return nil, fmt.Errorf("discovery: %w", err)
-	}
-	if document["issuer"] != r.url {
-		return nil, fmt.Errorf("discovery: the document is not %s's, byte for byte", r.url)
-	}
-	place, _ := document["jwks_uri"].(string)
-	if err := r.checkPlace(place); err != nil {
-		return nil, fmt.Errorf("discovery: jwks_uri %w", err)
 	}
 	raw, err = r.get(ctx, place)
 	if err != nil {
 		return nil, fmt.Errorf("key set: %w", err)
 	}
 	return raw, nil
+}
+
+// place reads out of a discovery document where the key set lies.
+func (r *remote) place(raw []byte) (string, error) {
+	document, err := decodeObject(raw)
+	if err != nil {
+		return "", err
+	}
+	if document["issuer"] != r.url {
+		return "", fmt.Errorf("the document is not %s's, byte for byte", r.url)
+	}
+	place, _ := document["jwks_uri"].(string)
+	if err := r.checkPlace(place); err != nil {
+		return "", fmt.Errorf("jwks_uri %w", err)
+	}
+	return place, nil
 }
 
 // checkPlace holds the key set to the hosts that the operator knows of: who can

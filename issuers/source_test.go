@@ -379,3 +379,37 @@ func TestKeysMayComeFromAHostThatTheOperatorListed(t *testing.T) {
 		}
 	}
 }
+
+// FuzzDiscovery holds discovery to the issuer's own host, whatever a document
+// says and however it writes it.
+func FuzzDiscovery(f *testing.F) {
+	const issuer = "https://ci.example.com/x"
+	for _, place := range []string{
+		"https://ci.example.com/jwks", "https://CI.example.com/jwks", "https://ci.example.com:443/", "http://ci.example.com/", "https://ci.example.com@evil.example/",
+		"https://evil.example/", "https://evil.example#@ci.example.com/", `https://evil.example\@ci.example.com/`, "//ci.example.com/", "https:ci.example.com", "https://[::1]/",
+		"https://ci.example.com%2eevil.example/", "https://169.254.169.254/", "file:///etc/passwd", "", "https://keys.example.com/a?b#c",
+	} {
+		f.Add([]byte(mustJSON(f, map[string]any{"issuer": issuer, "jwks_uri": place, "authorization_endpoint": "https://ci.example.com/a"})))
+	}
+	f.Add([]byte(`{"issuer":"https://ci.example.com/x","ISSUER":"https://evil.example","jwks_uri":"https://ci.example.com/"}`))
+	r := newRemote(Config{URL: issuer, JWKSHosts: []string{"keys.example.com"}}, nil)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		place, err := r.place(raw)
+		if err != nil {
+			return
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, place, nil)
+		if err != nil {
+			return // load refuses it, and dials nobody
+		}
+		if req.URL.Scheme != "https" || req.URL.User != nil || !slices.Contains([]string{"ci.example.com", "keys.example.com"}, strings.ToLower(req.URL.Host)) {
+			t.Fatalf("asks %q for keys", place)
+		}
+		var document struct {
+			Issuer string `json:"issuer"`
+		}
+		if err := json.Unmarshal(raw, &document); err != nil || document.Issuer != issuer {
+			t.Fatalf("took the document of %q", document.Issuer)
+		}
+	})
+}
