@@ -131,6 +131,9 @@ func TestAServerThatIsNotFitIsNotReadyAndClaimsNothing(t *testing.T) {
 				t.Error("it is ready")
 			}
 			wantCode(t, r.Claim(t.Context(), fresh()), broker.Unavailable)
+			if err := r.Fit(t.Context()); row.says != "nonce" && (err == nil || !strings.Contains(err.Error(), row.says)) {
+				t.Errorf("who only looks gets %v, want something about %q", err, row.says)
+			}
 		})
 	}
 }

@@ -105,17 +105,41 @@ func (r *Redis) Check(ctx context.Context) error {
 	return err
 }
 
+// Fit says why the server cannot serve, or nil, and changes nothing there: it
+// is for whoever looks at a server of which he does not have the key.
+func (r *Redis) Fit(ctx context.Context) error {
+	ctx, done := context.WithTimeout(ctx, r.Timeout)
+	defer done()
+	conn := r.client.Conn()
+	defer func() { _ = conn.Close() }()
+	if _, err := r.judge(ctx, conn, nodes{}); err != nil {
+		return err
+	}
+	now, err := conn.Time(ctx).Result()
+	if err != nil {
+		return fmt.Errorf("ask redis for the time: %w", err)
+	}
+	return r.sameTime(now)
+}
+
+// judge asks the server what it is, and how many others there are.
+func (r *Redis) judge(ctx context.Context, conn *redis.Conn, was nodes) (nodes, error) {
+	info, err := readInfo(ctx, conn)
+	if err != nil {
+		return was, err
+	}
+	is, err := r.count(ctx, was, info)
+	if err != nil {
+		return was, err
+	}
+	return is, r.fit(info, is.n)
+}
+
 func (r *Redis) probe(ctx context.Context, s state) (state, error) {
 	conn := r.client.Conn()
 	defer func() { _ = conn.Close() }()
-	info, err := readInfo(ctx, conn)
-	if err != nil {
-		return s, err
-	}
-	if s.nodes, err = r.count(ctx, s.nodes, info); err != nil {
-		return s, err
-	}
-	if err := r.fit(info, s.nodes.n); err != nil {
+	var err error
+	if s.nodes, err = r.judge(ctx, conn, s.nodes); err != nil {
 		return s, err
 	}
 	var mark, last string

@@ -310,3 +310,24 @@ func TestOnlyOneOfSeveralBrokersConfirmsTheFence(t *testing.T) {
 		wantCode(t, r.Claim(t.Context(), c), broker.TokenReused)
 	}
 }
+
+// An operator who checks a configuration has no key. What he asks must not
+// make brokers that serve refuse a token.
+func TestWhoOnlyLooksChangesNothing(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	op := admin(t, server)
+	c := config(server.URL())
+	r := confirmed(t, c)
+	before := op.HGet(t.Context(), fenceKey, "fence").Val()
+	c.Key = [32]byte{42}
+	if err := open(t, c).Fit(t.Context()); err != nil {
+		t.Errorf("a server that serves: %v", err)
+	}
+	if after := op.HGet(t.Context(), fenceKey, "fence").Val(); before == "" || after != before {
+		t.Errorf("the fence was %q, and is %q", before, after)
+	}
+	if err := r.Claim(t.Context(), fresh()); err != nil {
+		t.Errorf("a fresh token: %v", err)
+	}
+}

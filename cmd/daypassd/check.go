@@ -155,8 +155,8 @@ func (f *findings) addState(ctx context.Context, c *Config, p process) {
 	f.add("state "+c.State.Redis.where(), checkRedis(ctx, c, p))
 }
 
-// checkRedis asks as a broker would, with a key that authenticates nothing:
-// what is asked needs none.
+// checkRedis asks what needs no key. A broker's own probe with a wrong one would
+// destroy what brokers that serve have written.
 func checkRedis(ctx context.Context, c *Config, p process) error {
 	secrets, err := c.State.Redis.secrets(p)
 	if err != nil {
@@ -170,7 +170,7 @@ func checkRedis(ctx context.Context, c *Config, p process) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(once.Check(ctx), once.Close())
+	return errors.Join(once.Fit(ctx), once.Close())
 }
 
 // where names the servers; a password in the URL is a fault of the
