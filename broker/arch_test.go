@@ -99,7 +99,7 @@ var dependencies = []dependency{
 
 // testDependencies are for tests alone.
 var testDependencies = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/rogpeppe/go-internal",
-	"github.com/c2sp/wycheproof", "github.com/nst/JSONTestSuite", "github.com/anishathalye/porcupine"}
+	"github.com/c2sp/wycheproof", "github.com/anishathalye/porcupine"}
 
 // A folder is one package as the source tells, whatever its build constraints.
 type folder struct {
