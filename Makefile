@@ -24,7 +24,7 @@ demo: build ## one CI job end to end on this machine: PostgreSQL, a toy CI provi
 test: ## everything: vet, staticcheck, unit and integration tests against real servers, with -race
 	@deploy/dev/need.sh cc redis postgres
 	@$(MAKE) --no-print-directory lint
-	$(GO) test -race -timeout 15m ./...
+	$(GO) test -race -timeout 25m ./...
 
 .PHONY: check
 check: lint ## the fast part of test: no servers, no race detector, under a minute
