@@ -26,7 +26,7 @@ func FuzzQuotedNamesAndTextsMeanThemselves(f *testing.F) {
 	f.Cleanup(func() { _ = c.Close(context.Background()) })
 	f.Fuzz(func(t *testing.T, name, text string) {
 		if name == "" || len(name) > 63 || !utf8.ValidString(name) || !utf8.ValidString(text) || strings.ContainsRune(name+text, 0) {
-			t.Skip("refused before it is quoted")
+			return // refused before it is quoted
 		}
 		for _, conforming := range []string{"on", "off"} {
 			sql := "SELECT" + postgres.QuoteText(text) + "::text AS " + postgres.QuoteName(name)
