@@ -125,7 +125,9 @@ func (b *Broker) takeBackReused(ctx context.Context, session SessionID) {
 		return
 	}
 	for _, l := range leases {
-		if l.Grant.OnReuse == OnReuseRevoke && l.State == LeaseActive {
+		// A pending one too: its mint, which may be the thief's, then fails at
+		// Activate and is undone.
+		if l.Grant.OnReuse == OnReuseRevoke && l.State != LeaseRevoking {
 			b.revoke(ctx, l, l.Request, "token_reused")
 		}
 	}

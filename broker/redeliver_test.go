@@ -146,6 +146,30 @@ func TestAReusedTokenTakesBackWhatItsGrantSays(t *testing.T) {
 	}
 }
 
+func TestAReuseWhileTheFirstIsBeingMintedTakesItBackToo(t *testing.T) {
+	r := newRig(t, nil)
+	r.statute.change(func(p *statute) {
+		g := p.grants["db"]
+		g.OnReuse = broker.OnReuseRevoke
+		p.grants["db"] = g
+	})
+	token := r.token(job("1", "a"))
+	var owners error
+	r.course.meanwhile("mint db", func(ctx context.Context) error {
+		_, owners = r.Exchange(ctx, token, sealedAsk(newRecipient(t), "db"))
+		return nil
+	})
+	if a, err := r.Exchange(t.Context(), token, sealedAsk(newRecipient(t), "db")); err == nil || len(a.Granted) != 0 || a.Sealed != nil {
+		t.Errorf("whoever came first got %+v %v, want nothing", a, err)
+	}
+	if broker.CodeOf(owners) != broker.TokenReused {
+		t.Errorf("whoever came second: %v, want token_reused", owners)
+	}
+	if r.left.left() != 0 || len(r.leases()) != 0 {
+		t.Errorf("%d keys and %d leases are left", r.left.left(), len(r.leases()))
+	}
+}
+
 func TestAKeyThatCannotBeSealedToDoesNotConsumeTheToken(t *testing.T) {
 	r := newRig(t, nil)
 	token := r.token(job("1", "a"))
