@@ -18,10 +18,8 @@ type File struct {
 	Owner       string          `yaml:"owner"`       // the team that answers for the rules
 	ReviewBy    strictyaml.Date `yaml:"review_by"`   // when they are to be looked at again
 	Repos       Repos           `yaml:"repos"`
+	Ceilings    []Ceiling       `yaml:"ceilings"`
 	Rules       []Rule          `yaml:"rules"`
-
-	Ceilings strictyaml.Unsupported `yaml:"ceilings"`
-	Deny     strictyaml.Unsupported `yaml:"deny"`
 }
 
 // id returns the file's part of its rules' ids: its path without the ending.
@@ -59,22 +57,40 @@ func (r *Repos) DecodeYAML(n *strictyaml.Node) error {
 	return faults.Err()
 }
 
-// Rule is one line of trust: which identities may have which grants.
-type Rule struct {
-	Node    *strictyaml.Node `yaml:",node"`
-	Name    string           `yaml:"name,required"`
-	For     []string         `yaml:"for"`    // repositories by the names given under repos; one must match
-	Issuer  string           `yaml:"issuer"` // or an issuer, with the pinned ids under match
-	Mode    string           `yaml:"mode"`   // enforce, the default
-	Until   strictyaml.Date  `yaml:"until"`  // the last day on which it allows anything
-	Match   Match            `yaml:"match"`
-	When    string           `yaml:"when"` // a CEL expression that must hold as well
-	Allow   []Allow          `yaml:"allow,required"`
-	Explain string           `yaml:"explain"` // full: denials say what was wanted
-	Replay  string           `yaml:"replay"`  // once, the default
-
-	Deny strictyaml.Unsupported `yaml:"deny"`
+// Ceiling bounds what the files of a folder, and of folders within it, may
+// give. Once there is one, files in folders that none lists give nothing.
+type Ceiling struct {
+	Node   *strictyaml.Node `yaml:",node"`
+	Folder string           `yaml:"folder,required"` // teams/payments
+	Repos  []string         `yaml:"repos"`           // names or globs of repositories under repos
+	Grants []string         `yaml:"grants"`          // names or globs of grants
+	MaxTTL time.Duration    `yaml:"max_ttl"`         // the longest life; 0: the grant's
 }
+
+// Rule is one line of trust: which identities may have which grants, or may
+// not, whatever other rules say.
+type Rule struct {
+	Node        *strictyaml.Node `yaml:",node"`
+	Name        string           `yaml:"name,required"`
+	Description string           `yaml:"description"` // for people
+	For         []string         `yaml:"for"`         // repositories by the names given under repos; one must match
+	Issuer      string           `yaml:"issuer"`      // or an issuer, with the pinned ids under match
+	Mode        string           `yaml:"mode"`        // enforce, the default, or report
+	Until       strictyaml.Date  `yaml:"until"`       // the last day on which it counts
+	Match       Match            `yaml:"match"`
+	When        string           `yaml:"when"`    // a CEL expression that must hold as well
+	Allow       []Allow          `yaml:"allow"`   // the grants it gives
+	Deny        []string         `yaml:"deny"`    // or the grants it denies, by name or glob
+	Explain     string           `yaml:"explain"` // full: denials say what was wanted
+	Replay      string           `yaml:"replay"`  // once, the default
+	Waive       []Waiver         `yaml:"waive"`   // findings of lint that are meant
+}
+
+// Denies reports whether it is a rule that takes away.
+func (r *Rule) Denies() bool { return r.Node.Get("deny") != nil }
+
+// Reports reports whether what the rule decides is only written down.
+func (r *Rule) Reports() bool { return r.Mode == modeReport }
 
 // Allow is one grant that a rule gives.
 type Allow struct {
@@ -82,3 +98,21 @@ type Allow struct {
 	Grant string           `yaml:"grant,required"`
 	TTL   time.Duration    `yaml:"ttl"` // the longest life; default: the grant's
 }
+
+// Waiver says that a finding of lint about its rule is meant, by whom reads it
+// and until when. It changes no decision.
+type Waiver struct {
+	Node   *strictyaml.Node `yaml:",node"`
+	ID     string           `yaml:"id,required"`
+	Reason string           `yaml:"reason,required"`
+	Until  strictyaml.Date  `yaml:"until,required"`
+}
+
+// Values of a rule's mode, explain and replay.
+const (
+	modeEnforce = "enforce"
+	modeReport  = "report"
+	explainFull = "full"
+	replayOnce  = "once"
+	replayJob   = "job"
+)

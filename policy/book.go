@@ -25,6 +25,7 @@ type Book struct {
 	sources map[string][]byte
 	grants  map[string]broker.Grant
 	files   []*File
+	repos   map[string]*Repo
 	rules   []*rule // by id
 	index   index
 }
@@ -32,6 +33,7 @@ type Book struct {
 // place is one of the identities a rule is for: an issuer and the pinned ids
 // there.
 type place struct {
+	repo   string // its name under repos, if the rule uses it
 	issuer string
 	pins   []Condition
 }
@@ -59,7 +61,8 @@ func newRule(c *ruleChecker) *rule {
 		places: c.places, others: c.others, when: c.when,
 	}
 	for _, a := range c.rule.Allow {
-		ttl := c.known.Grants[a.Grant].MaxTTL.Truncate(time.Second)
+		grant, _ := c.known.grant(a.Grant)
+		ttl := grant.MaxTTL.Truncate(time.Second)
 		if a.TTL != 0 {
 			ttl = min(ttl, a.TTL)
 		}
@@ -71,8 +74,8 @@ func newRule(c *ruleChecker) *rule {
 func newBook(c *checker) *Book {
 	slices.SortFunc(c.rules, func(a, b *rule) int { return strings.Compare(a.id, b.id) })
 	return &Book{
-		version: versionOf(c.sources, c.known), sources: c.sources, grants: maps.Clone(c.known.Grants),
-		files: c.files, rules: c.rules, index: newIndex(c.rules),
+		version: versionOf(c.sources, c.known), sources: c.sources, grants: c.grants(),
+		files: c.files, repos: c.repos, rules: c.rules, index: newIndex(c.rules),
 	}
 }
 
@@ -131,7 +134,16 @@ func (b *Book) Sources() map[string][]byte {
 // Grants returns the grants that the book may give, by name.
 func (b *Book) Grants() map[string]broker.Grant { return maps.Clone(b.grants) }
 
-// RuleInfo says where a rule is and who answers for it.
+// Files returns the files as they were written, by path. They are shared: do not
+// change them.
+func (b *Book) Files() []*File { return slices.Clone(b.files) }
+
+// Repos returns what is defined under repos in all files, by name. They are
+// shared: do not change them.
+func (b *Book) Repos() map[string]*Repo { return maps.Clone(b.repos) }
+
+// RuleInfo says what a rule is, where it stands and who answers for it. What it
+// points to is shared: do not change it.
 type RuleInfo struct {
 	ID       string // file, without its ending, and name
 	File     string // path in the folder
@@ -140,23 +152,45 @@ type RuleInfo struct {
 	Owner    string
 	ReviewBy strictyaml.Date
 	Until    strictyaml.Date
-	Grants   []string // in the order of the rule
+	Grants   []string // that it gives or denies; those it gives in the order of the rule
+
+	Source     *File           // the file as it was written
+	Rule       *Rule           // the rule as it was written
+	Places     []Place         // whom it is for: one must match
+	Conditions []Condition     // beyond the places' pins; all must hold
+	TTLs       []time.Duration // for each of Grants, the longest life it gives; empty for a rule that denies
+}
+
+// Place is one of the identities that a rule is for.
+type Place struct {
+	Repo   string // its name under repos; empty where the rule names an issuer
+	Issuer string
+	Pins   []Condition // the claims that say whose jobs are meant; all must hold
 }
 
 // Rules returns the rules, by id.
 func (b *Book) Rules() iter.Seq[RuleInfo] {
 	return func(yield func(RuleInfo) bool) {
 		for _, r := range b.rules {
-			info := RuleInfo{
-				ID: r.id, File: r.file.Path, Line: r.ast.Node.Line, Name: r.ast.Name,
-				Owner: r.file.Owner, ReviewBy: r.file.ReviewBy, Until: r.ast.Until,
-			}
-			for _, a := range r.allow {
-				info.Grants = append(info.Grants, a.grant)
-			}
-			if !yield(info) {
+			if !yield(r.info()) {
 				return
 			}
 		}
 	}
+}
+
+func (r *rule) info() RuleInfo {
+	info := RuleInfo{
+		ID: r.id, File: r.file.Path, Line: r.ast.Node.Line, Name: r.ast.Name,
+		Owner: r.file.Owner, ReviewBy: r.file.ReviewBy, Until: r.ast.Until,
+		Source: r.file, Rule: r.ast, Conditions: r.others,
+	}
+	for _, p := range r.places {
+		info.Places = append(info.Places, Place{Repo: p.repo, Issuer: p.issuer, Pins: p.pins})
+	}
+	for _, a := range r.allow {
+		info.Grants = append(info.Grants, a.grant)
+		info.TTLs = append(info.TTLs, a.ttl)
+	}
+	return info
 }

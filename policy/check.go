@@ -3,12 +3,14 @@ package policy
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"cel.dev/cel-go/cel"
 
+	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/policy/strictyaml"
 )
 
@@ -34,6 +36,11 @@ func (c *checker) book() (*Book, error) {
 	c.parse()
 	c.collectRepos()
 	for _, f := range c.files {
+		for i := range f.Ceilings {
+			if n := f.Ceilings[i].Node; n != nil { // otherwise no mapping; reported
+				c.faults = append(c.faults, n.Fault("ceilings are not supported by this version"))
+			}
+		}
 		c.checkFile(f)
 	}
 	if len(c.rules) == 0 && len(c.faults) == 0 {
@@ -101,7 +108,7 @@ func (c *checker) collectRepos() {
 func (c *checker) checkRepo(r *Repo) {
 	for i := range r.Match {
 		if m := &r.Match[i]; !m.exact() {
-			c.faults = append(c.faults, m.Node.Fault("a repo is named by exact values: no glob here"))
+			c.faults = append(c.faults, m.Node.Fault("a repo is named by exact values: no glob and no comparison here"))
 		}
 	}
 	if r.Issuer == "" {
@@ -131,7 +138,7 @@ func (c *checker) checkPins(at *strictyaml.Node, match Match, name string, issue
 			continue
 		}
 		if !m.exact() {
-			c.faults = append(c.faults, m.Node.Fault("%s: an id is matched exactly: no glob here", who))
+			c.faults = append(c.faults, m.Node.Fault("%s: an id is matched exactly: no glob and no comparison here", who))
 		}
 		for _, p := range m.Any {
 			if p.Kind == ExactText && p.Text == "" {
@@ -148,6 +155,27 @@ func (c *checker) checkPins(at *strictyaml.Node, match Match, name string, issue
 		return
 	}
 	c.faults = append(c.faults, at.Fault("%s: issuer %q is shared with strangers: pin %s", who, name, strings.Join(owners, " or ")))
+}
+
+// grants are those that decisions may be about.
+func (c *checker) grants() map[string]broker.Grant {
+	all := maps.Clone(c.known.Grants)
+	if !c.known.AnyGrant {
+		return all
+	}
+	if all == nil {
+		all = map[string]broker.Grant{}
+	}
+	for _, f := range c.files {
+		for _, r := range f.Rules {
+			for _, a := range r.Allow {
+				if g, ok := c.known.grant(a.Grant); ok {
+					all[a.Grant] = g
+				}
+			}
+		}
+	}
+	return all
 }
 
 func (c *checker) checkFile(f *File) {
@@ -190,6 +218,8 @@ func (c *ruleChecker) fault(path []any, format string, args ...any) {
 
 func (c *ruleChecker) check() {
 	c.checkWords()
+	c.checkLater()
+	c.checkWaivers()
 	c.checkWhom()
 	c.checkWhen()
 	c.checkAllow()
@@ -200,9 +230,9 @@ func (c *ruleChecker) check() {
 
 func (c *ruleChecker) checkWords() {
 	for _, w := range []struct{ key, have, honoured, later string }{
-		{"mode", c.rule.Mode, "enforce", "report"},
-		{"replay", c.rule.Replay, "once", "job"},
-		{"explain", c.rule.Explain, "full", ""},
+		{"mode", c.rule.Mode, modeEnforce, modeReport},
+		{"replay", c.rule.Replay, replayOnce, replayJob},
+		{"explain", c.rule.Explain, explainFull, ""},
 	} {
 		switch n := c.rule.Node.Get(w.key); {
 		case n == nil || n.Kind != strictyaml.Text || w.have == w.honoured:
@@ -210,6 +240,36 @@ func (c *ruleChecker) checkWords() {
 			c.fault([]any{w.key}, "%s is not supported by this version", w.later)
 		default:
 			c.fault([]any{w.key}, "must be %s, or left out", w.honoured)
+		}
+	}
+}
+
+// checkLater refuses what is read and not yet honoured.
+func (c *ruleChecker) checkLater() {
+	if c.rule.Denies() {
+		c.fault([]any{"deny"}, "is not supported by this version")
+	}
+	for i := range c.rule.Match {
+		if m := &c.rule.Match[i]; m.Op != OneOf {
+			c.faults = append(c.faults, m.Node.Fault("is not supported by this version"))
+		}
+	}
+}
+
+// waiverRE is the form of the ids of lint's findings. Compiled once, never
+// changed.
+var waiverRE = regexp.MustCompile(`\ADP[0-9]{3}\z`)
+
+func (c *ruleChecker) checkWaivers() {
+	for i, w := range c.rule.Waive {
+		if w.Node == nil { // no mapping; reported
+			continue
+		}
+		if w.ID != "" && !waiverRE.MatchString(w.ID) {
+			c.fault([]any{"waive", i, "id"}, "is not the id of a finding, such as DP015")
+		}
+		if n := w.Node.Get("reason"); n != nil && n.Kind == strictyaml.Text && strings.TrimSpace(w.Reason) == "" {
+			c.fault([]any{"waive", i, "reason"}, "is empty: say why the finding is meant")
 		}
 	}
 }
@@ -243,7 +303,7 @@ func (c *ruleChecker) checkFor(n *strictyaml.Node) {
 		case !ok && !c.broken:
 			c.fault([]any{"for", i}, "%s", unknown("repo", name, slices.Collect(maps.Keys(c.repos))))
 		case ok:
-			c.places = append(c.places, place{issuer: repo.Issuer, pins: repo.Match})
+			c.places = append(c.places, place{repo: name, issuer: repo.Issuer, pins: repo.Match})
 		}
 		seen[name] = true
 	}
@@ -291,12 +351,15 @@ func (c *ruleChecker) checkWhen() {
 }
 
 func (c *ruleChecker) checkAllow() {
+	if c.rule.Node.Get("allow") == nil && !c.rule.Denies() {
+		c.fault(nil, "allow is missing")
+	}
 	if n := c.rule.Node.Get("allow"); n != nil && n.Kind == strictyaml.List && len(n.Items) == 0 {
 		c.fault([]any{"allow"}, "is empty: name a grant")
 	}
 	seen := map[string]bool{}
 	for i, a := range c.rule.Allow {
-		grant, ok := c.known.Grants[a.Grant]
+		grant, ok := c.known.grant(a.Grant)
 		switch {
 		case a.Grant == "": // missing or not text; reported
 			continue

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/policy/strictyaml"
@@ -36,6 +38,22 @@ const nameForm = "letters, digits, dot, dash and underscore, at most 64, a lette
 type Known struct {
 	Issuers map[string]Issuer       // by the names that the configuration gives them
 	Grants  map[string]broker.Grant // by name
+
+	// AnyGrant takes each grant that a rule names for one that there is, of
+	// any life. It is for looking at policy without a configuration; no
+	// broker decides under such a book.
+	AnyGrant bool
+}
+
+// anyLife is the longest that any grant can live.
+const anyLife = math.MaxInt64 / time.Second * time.Second
+
+func (k *Known) grant(name string) (broker.Grant, bool) {
+	g, ok := k.Grants[name]
+	if !ok && k.AnyGrant && nameRE.MatchString(name) {
+		return broker.Grant{Name: name, MaxTTL: anyLife}, true
+	}
+	return g, ok
 }
 
 // Issuer is what policy has to know of one.

@@ -12,13 +12,34 @@ import (
 // Match is what a token's claims must be: every condition has to hold.
 type Match []Condition
 
-// Condition is what one claim must be: one of the patterns, where a claim that
-// is a list does if an item of it does. A claim that the token lacks matches
-// nothing, not even the empty text.
+// Condition is what one claim must be. A claim that is a list is one of some
+// patterns, or within bounds, if an item of it is; and it is none of some
+// patterns if no item is one.
 type Condition struct {
-	Node  *strictyaml.Node // the value, as written
-	Claim string           // a claim's name, or a JSON Pointer if it begins with a slash
-	Any   []Pattern
+	Node   *strictyaml.Node // the value, as written
+	Claim  string           // a claim's name, or a JSON Pointer if it begins with a slash
+	Op     Op
+	Any    []Pattern // of OneOf and NoneOf
+	Bounds []Bound   // of Within; all must hold
+}
+
+// Op is how a claim is compared.
+type Op int
+
+// The ways to compare a claim.
+const (
+	OneOf  Op = iota // a value, a list of them, or {glob: …}
+	NoneOf           // {not: …}
+	Exists           // {exists: true}
+	Absent           // {exists: false}
+	Within           // {above: 1}, {at_least: 1}, {below: 9}, {at_most: 9}, or one of each side
+)
+
+// Bound is one end of the numbers that a claim may be.
+type Bound struct {
+	Is     string // above, at_least, below or at_most
+	Number string // as written
+	value  decimal
 }
 
 // Pattern is a text, a number or a boolean that a claim must be exactly, or a
@@ -81,26 +102,6 @@ func checkClaim(name string) error {
 	return nil
 }
 
-func (c *Condition) read(n *strictyaml.Node) error {
-	if n.Kind != strictyaml.List {
-		p, err := readPattern(n)
-		if err == nil {
-			c.Any = []Pattern{p}
-		}
-		return err
-	}
-	if len(n.Items) == 0 {
-		return n.Fault("is an empty list, which no claim can match")
-	}
-	var faults strictyaml.Faults
-	for _, item := range n.Items {
-		p, err := readPattern(item)
-		faults.Add(item, err)
-		c.Any = append(c.Any, p)
-	}
-	return faults.Err()
-}
-
 func readPattern(n *strictyaml.Node) (Pattern, error) {
 	switch n.Kind {
 	case strictyaml.Text:
@@ -120,23 +121,16 @@ func readPattern(n *strictyaml.Node) (Pattern, error) {
 	case strictyaml.Bool:
 		return Pattern{Kind: ExactBool, Text: n.Text}, nil
 	case strictyaml.Map:
-		var v struct {
-			Glob string `yaml:"glob,required"`
-		}
-		if err := n.Decode(&v); err != nil {
-			return Pattern{}, err
-		}
-		g, err := compileGlob(v.Glob)
-		if err != nil {
-			return Pattern{}, n.At("glob").Fault("%s", err)
-		}
-		return Pattern{Kind: GlobOfText, Text: v.Glob, glob: g}, nil
+		return readGlob(n)
 	}
 	return Pattern{}, n.Fault("must be text, a number, true or false, {glob: text}, or a list of these, not %s", n.Kind)
 }
 
-// exact reports whether a claim is compared with values only.
+// exact reports whether a claim must be one of some values.
 func (c *Condition) exact() bool {
+	if c.Op != OneOf {
+		return false
+	}
 	for _, p := range c.Any {
 		if p.Kind == GlobOfText {
 			return false
