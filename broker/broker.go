@@ -23,6 +23,7 @@ type Config struct {
 	Answers  Answers
 	Encode   func(Answer) ([]byte, error) // an answer as a client reads it, to be sealed
 	Targets  map[string]Minter            // by the name that grants use
+	Takeback map[string]Takeback          // by kind: what a dry run says of giving back; may lack kinds
 	Limits   Limits
 	Meter    Meter
 	Log      *slog.Logger
@@ -92,6 +93,8 @@ type Broker struct {
 	now      func() time.Time
 	rand     io.Reader
 
+	takebacks map[string]Takeback // by kind
+
 	mintTimeout, revokeTimeout time.Duration
 
 	rate     *rateLimit // exchanges and requests on sessions
@@ -109,6 +112,7 @@ func New(c Config) (*Broker, error) {
 		verifier: c.Verifier, policy: c.Policy, replay: c.Replay, journal: c.Journal,
 		leases: c.Leases, book: c.Book, sessions: c.Sessions, answers: c.Answers, encode: c.Encode, targets: maps.Clone(c.Targets),
 		limits: c.Limits, meter: c.Meter, log: c.Log, now: c.Now, rand: c.Rand,
+		takebacks:     maps.Clone(c.Takeback),
 		mintTimeout:   cmp.Or(c.MintTimeout, 20*time.Second),
 		revokeTimeout: cmp.Or(c.RevokeTimeout, 20*time.Second),
 		rate:          newRateLimit(c.Limits.ExchangesPerMinute),

@@ -107,6 +107,9 @@ func (b *Broker) decide(ctx context.Context, id Identity, r Request) (Decision, 
 	if err := checkWants(r.Wants); err != nil {
 		return Decision{}, b.refused(r, id, Decision{}, err)
 	}
+	if r.DryRun && len(r.Wants) == 0 {
+		return b.offer(ctx, id, r)
+	}
 	d, err := b.policy.Decide(id, r.Wants, b.now())
 	switch {
 	case err != nil:
@@ -116,8 +119,31 @@ func (b *Broker) decide(ctx context.Context, id Identity, r Request) (Decision, 
 		return d, b.denied(ctx, id, r, d)
 	case !permits(d, r.Wants):
 		return d, b.refused(r, id, d, fail(Internal, nil, "the request could not be decided"))
+	case r.DryRun:
+		b.sayTakeback(d.Permits)
 	}
 	return d, nil
+}
+
+// offer answers a dry run that names no grants: all that the job could have.
+func (b *Broker) offer(ctx context.Context, id Identity, r Request) (Decision, error) {
+	d, err := b.policy.Offer(id, b.now())
+	switch {
+	case err != nil:
+		err = asError(err, Internal, "the request could not be decided")
+		return Decision{Version: d.Version}, b.refused(r, id, Decision{Version: d.Version}, err)
+	case !d.Allowed:
+		return d, b.denied(ctx, id, r, d)
+	}
+	b.sayTakeback(d.Permits)
+	return d, nil
+}
+
+// sayTakeback adds what policy does not know.
+func (b *Broker) sayTakeback(permits []Permit) {
+	for i := range permits {
+		permits[i].Takeback = b.takebacks[permits[i].Grant.Kind]
+	}
 }
 
 // permits reports whether a decision answers what was asked, and no more.

@@ -225,6 +225,41 @@ func TestADryRunDecidesAndDoesNothing(t *testing.T) {
 	}
 }
 
+func TestADryRunWithoutGrantsListsWhatTheJobMayHave(t *testing.T) {
+	r := newRig(t, func(c *broker.Config) {
+		c.Limits = broker.Limits{ExchangesPerMinute: 1, LivePerPlace: 1}
+		c.Takeback = map[string]broker.Takeback{"key": broker.TakebackNow}
+	})
+	token := r.token(job("1", "job-1"))
+	for range 5 {
+		answer, err := r.Exchange(context.Background(), token, broker.Request{ID: "req_1", DryRun: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, p := range answer.Decision.Permits {
+			names = append(names, p.Grant.Name)
+			if p.TTL != time.Hour || p.Rule == "" || p.Takeback != broker.TakebackNow {
+				t.Errorf("it offers %+v", p)
+			}
+		}
+		if !answer.DryRun || !slices.Equal(names, []string{"db", "few", "queue"}) || !answer.Token.IsZero() {
+			t.Errorf("it answers %+v", answer)
+		}
+	}
+	r.untouched()
+	if r.spent(token) {
+		t.Error("a dry run has spent the token")
+	}
+	_, err := r.Exchange(context.Background(), r.token(job("99", "job-9")), broker.Request{ID: "req_2", DryRun: true})
+	if r.refused(err, broker.Denied); broker.ReasonOf(err) != "denied_stranger" {
+		t.Errorf("a stranger is refused as %q", broker.ReasonOf(err))
+	}
+	r.course.breaks("offer", errBroken)
+	_, err = r.Exchange(context.Background(), r.token(job("1", "job-1")), broker.Request{ID: "req_3", DryRun: true})
+	r.refused(err, broker.Internal)
+}
+
 func TestAnExchangeGoesInOrder(t *testing.T) {
 	r := newRig(t, func(c *broker.Config) { c.Limits.LivePerPlace = 10 })
 	r.exchange("db", "queue")

@@ -116,6 +116,9 @@ type Kind struct {
 	// Targeted kinds need an entry under targets in the configuration; the
 	// others mint by themselves and their target is the kind's name.
 	Targeted bool
+	// Takeback is what giving back achieves for each credential of the kind,
+	// so that a job can be told before it asks for one. Empty: it depends.
+	Takeback Takeback
 	// CheckGrant reports every fault of a grant's params, naming the field
 	// (errors.Join of several); nil if there is none.
 	CheckGrant func(Grant) error

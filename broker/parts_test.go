@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -91,6 +92,21 @@ func (p *statute) Decide(id broker.Identity, wants []broker.Want, _ time.Time) (
 		d = p.answer(d)
 	}
 	return d, nil
+}
+
+// Offer gives whom it knows all its grants.
+func (p *statute) Offer(id broker.Identity, at time.Time) (broker.Decision, error) {
+	if err := p.course.step(context.Background(), "offer"); err != nil {
+		return broker.Decision{Version: "v1", Allowed: true}, err
+	}
+	p.mu.Lock()
+	known := slices.Contains(p.places, id.Place())
+	names := slices.Sorted(maps.Keys(p.grants))
+	p.mu.Unlock()
+	if !known {
+		return broker.Decision{Version: "v1"}, nil
+	}
+	return p.Decide(id, ask(names...).Wants, at)
 }
 
 // change makes a new version of the policy.

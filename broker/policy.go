@@ -28,6 +28,10 @@ type Permit struct {
 	Grant Grant         `json:"-"`
 	Rule  string        `json:"rule"` // file/name
 	TTL   time.Duration `json:"ttl"`  // asked for, clamped by rule and grant; whole seconds, above 0
+
+	// Takeback is what giving back would achieve, in the answer to a dry run;
+	// empty where the kind does not say. Policy does not know it.
+	Takeback Takeback `json:"takeback,omitempty"`
 }
 
 // Mismatch is one claim that kept a rule from matching.
@@ -64,4 +68,9 @@ type Policy interface {
 	// wants it allows whom a rule's pinned ids know. An error is a refusal.
 	// Safe for concurrent use with a reload.
 	Decide(id Identity, wants []Want, at time.Time) (Decision, error)
+	// Offer permits every grant that Decide would permit if it were asked for
+	// alone and without a ttl, by name, under one version. Whom no rule's
+	// pinned ids know is refused; who is known and gets nothing is allowed,
+	// without permits. Pure, and safe, as Decide is.
+	Offer(id Identity, at time.Time) (Decision, error)
 }

@@ -16,6 +16,9 @@ type Current struct{ book atomic.Pointer[Book] }
 // none. Without a book everything is refused.
 func (c *Current) Swap(b *Book) *Book { return c.book.Swap(b) }
 
+// errNoPolicy refuses before the first book is in force.
+var errNoPolicy = &broker.Error{Code: broker.Unavailable, Reason: "no_policy", Public: "no policy is in force"}
+
 // Book returns the book in force, or nil if there is none.
 func (c *Current) Book() *Book { return c.book.Load() }
 
@@ -32,7 +35,7 @@ func (c *Current) Version() string {
 func (c *Current) Decide(id broker.Identity, wants []broker.Want, at time.Time) (broker.Decision, error) {
 	b := c.book.Load()
 	if b == nil {
-		return broker.Decision{}, &broker.Error{Code: broker.Unavailable, Reason: "no_policy", Public: "no policy is in force"}
+		return broker.Decision{}, errNoPolicy
 	}
 	return b.Decide(id, wants, at)
 }

@@ -240,6 +240,15 @@ func kinds() map[string]broker.Kind {
 	return m
 }
 
+// takebacks are what the kinds say of giving back.
+func takebacks() map[string]broker.Takeback {
+	m := map[string]broker.Takeback{}
+	for name, k := range kinds() {
+		m[name] = k.Takeback
+	}
+	return m
+}
+
 func (c *Config) checkTargets(f faults) {
 	kinds := kinds()
 	for _, name := range slices.Sorted(maps.Keys(c.Targets)) {

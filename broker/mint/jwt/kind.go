@@ -28,7 +28,7 @@ const (
 
 // Kind describes tokens that Daypass signs itself. It needs no target.
 func Kind() broker.Kind {
-	return broker.Kind{Name: KindName, CheckGrant: checkGrant, Open: open}
+	return broker.Kind{Name: KindName, Takeback: broker.TakebackExpiry, CheckGrant: checkGrant, Open: open}
 }
 
 // Names that cannot be read in two ways inside a subject: no colon, no slash.

@@ -16,7 +16,7 @@ const KindName = "postgres"
 // Kind describes PostgreSQL users. Its targets' admin secret is a
 // postgres:// URL.
 func Kind() broker.Kind {
-	return broker.Kind{Name: KindName, Targeted: true, CheckGrant: checkGrant, Open: open}
+	return broker.Kind{Name: KindName, Targeted: true, Takeback: broker.TakebackNow, CheckGrant: checkGrant, Open: open}
 }
 
 func checkGrant(g broker.Grant) error {
