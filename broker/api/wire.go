@@ -49,6 +49,9 @@ type permitJSON struct {
 	Name string `json:"name"`
 	Rule string `json:"rule"`
 	TTL  string `json:"ttl"`
+	Kind string `json:"kind"`
+
+	Takeback broker.Takeback `json:"takeback,omitempty"` // absent: the kind does not say beforehand
 }
 
 type credentialJSON struct {
@@ -148,7 +151,7 @@ func showSealed(id string, s broker.Sealed) sealedJSON {
 func showDryRun(id string, a broker.Answer) dryRunJSON {
 	out := dryRunJSON{RequestID: id, DryRun: true, Grants: []permitJSON{}, Credentials: []credentialJSON{}}
 	for _, p := range a.Decision.Permits {
-		out.Grants = append(out.Grants, permitJSON{Name: p.Grant.Name, Rule: p.Rule, TTL: showTTL(p.TTL)})
+		out.Grants = append(out.Grants, permitJSON{Name: p.Grant.Name, Rule: p.Rule, TTL: showTTL(p.TTL), Kind: p.Grant.Kind, Takeback: p.Takeback})
 	}
 	return out
 }

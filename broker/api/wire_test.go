@@ -102,7 +102,7 @@ func brokerFor(t *testing.T, v vector) *fakeBroker {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.answer.Decision.Permits = append(f.answer.Decision.Permits, broker.Permit{Grant: broker.Grant{Name: g.Name}, Rule: g.Rule, TTL: ttl})
+		f.answer.Decision.Permits = append(f.answer.Decision.Permits, broker.Permit{Grant: broker.Grant{Name: g.Name, Kind: g.Kind}, Rule: g.Rule, TTL: ttl, Takeback: g.Takeback})
 	}
 	if b.Sealed != nil {
 		f.answer.Sealed = &broker.Sealed{Enc: fromBase64(t, b.Sealed.Enc), Ciphertext: fromBase64(t, b.Sealed.Ciphertext)}

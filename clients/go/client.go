@@ -162,8 +162,10 @@ func (c *Client) Exchange(ctx context.Context, grants ...Grant) (*Answer, error)
 	return more, nil
 }
 
-// DryRun asks whether the grants would be given, and by which rules. It makes
-// nothing and does not consume the token. A nil error is a yes to all of them.
+// DryRun asks whether the grants would be given, and by which rules; without
+// grants, which ones the job may have and for how long. It makes nothing and
+// does not consume the token. A nil error is a yes to all that was asked for,
+// or the whole list, which may be empty.
 func (c *Client) DryRun(ctx context.Context, grants ...Grant) (*Preview, error) {
 	var got *Preview
 	err := c.withToken(ctx, nothing, func(ctx context.Context, token Secret) (err error) {

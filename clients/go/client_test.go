@@ -327,6 +327,9 @@ func TestADryRunSpendsNothing(t *testing.T) {
 	if err != nil || len(p.Permits) != 1 || p.Permits[0].Grant != want.Name || p.Permits[0].Rule == "" || p.Permits[0].TTL != want.TTL {
 		t.Errorf("got %+v, %v", p, err)
 	}
+	if p, err := c.DryRun(t.Context()); err != nil || len(p.Permits) != 1 || p.Permits[0].Kind != "postgres" || p.Permits[0].Takeback == "" {
+		t.Errorf("asked for nothing, the list is %+v, %v", p, err)
+	}
 	if p, err := c.DryRun(t.Context(), Grant{Name: "vault-keys"}); CodeOf(err) != Denied || p != nil {
 		t.Errorf("got %v and %v, want a denial", p, err)
 	}

@@ -144,7 +144,11 @@ func previewed(p *Preview, err error) (any, error) {
 	}
 	grants := []any{}
 	for _, g := range p.Permits {
-		grants = append(grants, map[string]any{"name": g.Grant, "rule": g.Rule, "ttl": short(g.TTL)})
+		one := map[string]any{"name": g.Grant, "rule": g.Rule, "ttl": short(g.TTL), "kind": g.Kind}
+		if g.Takeback != "" {
+			one["takeback"] = g.Takeback
+		}
+		grants = append(grants, one)
 	}
 	return map[string]any{"request_id": p.RequestID, "dry_run": true, "grants": grants, "credentials": []any{}}, nil
 }

@@ -5,6 +5,7 @@
 package daypasstest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -310,9 +311,16 @@ func (b *Broker) more(w http.ResponseWriter, r *http.Request, session string) {
 
 // preview answers a dry run.
 func (b *Broker) preview(w http.ResponseWriter, body wants) {
+	if len(body.Grants) == 0 { // all that there is
+		for _, name := range slices.Sorted(maps.Keys(b.grants)) {
+			body.Grants = append(body.Grants, struct{ Name, TTL string }{Name: name})
+		}
+	}
 	permits := []any{}
 	for _, g := range body.Grants {
-		permits = append(permits, map[string]any{"name": g.Name, "rule": "fake/" + g.Name, "ttl": lifeOf(g.TTL).String()})
+		c := b.grants[g.Name]
+		permits = append(permits, map[string]any{"name": g.Name, "rule": "fake/" + g.Name, "ttl": lifeOf(g.TTL).String(),
+			"kind": c.Kind, "takeback": cmp.Or(c.Takeback, "now")})
 	}
 	b.answer(w, map[string]any{"dry_run": true, "grants": permits, "credentials": []any{}})
 }
