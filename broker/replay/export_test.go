@@ -39,3 +39,6 @@ func (r *Redis) Saw(t time.Time) {
 	defer r.mu.Unlock()
 	r.state.latest = t
 }
+
+// FitOf judges a server alone by what it says of itself.
+func (r *Redis) FitOf(info map[string]string) error { return r.fit(info, 1) }

@@ -88,10 +88,11 @@ func TestAServerThatIsNotFitIsNotReadyAndClaimsNothing(t *testing.T) {
 		order  []any // given to the server once it runs
 		change func(*replay.RedisConfig)
 		says   string
+		lasts  bool // waiting does not help, so no broker starts on it
 	}{
 		"a policy that evicts":             {args: []string{"--maxmemory-policy", "allkeys-lru"}, says: "noeviction"},
 		"no append-only file":              {change: func(c *replay.RedisConfig) { c.UnsafeNoPersistence = false }, says: "unsafe_no_persistence"},
-		"a cluster":                        {args: []string{"--cluster-enabled", "yes", "--cluster-port", "0"}, says: "Redis Cluster"},
+		"a cluster":                        {args: []string{"--cluster-enabled", "yes", "--cluster-port", "0"}, says: "Redis Cluster", lasts: true},
 		"a replica":                        {args: []string{"--replicaof", "127.0.0.1 1"}, says: "role"},
 		"replicas that are not there":      {change: func(c *replay.RedisConfig) { c.Replicas = 1 }, says: "0 of the 1 replicas"},
 		"a clock that is 10 s ahead":       {change: func(c *replay.RedisConfig) { c.Now = off(-10 * time.Second) }, says: "differ by 10s"},
@@ -134,7 +135,45 @@ func TestAServerThatIsNotFitIsNotReadyAndClaimsNothing(t *testing.T) {
 			if err := r.Fit(t.Context()); row.says != "nonce" && (err == nil || !strings.Contains(err.Error(), row.says)) {
 				t.Errorf("who only looks gets %v, want something about %q", err, row.says)
 			}
+			if err := r.Startable(t.Context()); (err != nil) != row.lasts || err != nil && !strings.Contains(err.Error(), row.says) {
+				t.Errorf("who wants to start on it gets %v; does it last: %t", err, row.lasts)
+			}
 		})
+	}
+}
+
+func TestNoBrokerStartsWhereReplicasAreNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	a, b := startRedis(t), startRedis(t)
+	follow(t, b, a)
+	c := config(a.URL())
+	err := open(t, c).Startable(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "2 nodes") || !strings.Contains(err.Error(), "state.replicas is 0: set replicas: 1") {
+		t.Errorf("got %v", err)
+	}
+	if check := open(t, c).Check(t.Context()); check == nil || !strings.Contains(check.Error(), err.Error()) {
+		t.Errorf("a probe says it otherwise: %v", check)
+	}
+	if err := open(t, config(b.URL())).Startable(t.Context()); err != nil {
+		t.Errorf("a replica, which may be promoted: %v", err)
+	}
+	c.Replicas = 1
+	if err := open(t, c).Startable(t.Context()); err != nil {
+		t.Errorf("where they are waited for: %v", err)
+	}
+	c.Replicas = 2 // one of them is away
+	if err := open(t, c).Startable(t.Context()); err != nil {
+		t.Errorf("where one is away, which may come back: %v", err)
+	}
+}
+
+func TestAServerThatHidesWhetherItIsAClusterIsNotFitAndMayHeal(t *testing.T) {
+	t.Parallel()
+	r := open(t, config("redis://127.0.0.1:1"))
+	var lasting *replay.SetUpError
+	err := r.FitOf(map[string]string{"role": "master"})
+	if err == nil || !strings.Contains(err.Error(), "does not say whether") || errors.As(err, &lasting) {
+		t.Errorf("got %v", err)
 	}
 }
 

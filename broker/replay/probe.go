@@ -122,6 +122,23 @@ func (r *Redis) Fit(ctx context.Context) error {
 	return r.sameTime(now)
 }
 
+// Startable returns a [*SetUpError] if no broker may start on this server. What
+// may heal by itself, a server that is away among it, is no reason not to start:
+// [Redis.Run] goes on looking and [Redis.Ready] says so. Nothing is changed there.
+func (r *Redis) Startable(ctx context.Context) error {
+	if e, ok := errors.AsType[*SetUpError](r.Fit(ctx)); ok {
+		return e
+	}
+	return nil
+}
+
+// SetUpError says what is wrong with how a server, or the configuration for it,
+// was set up. Somebody has to change it: waiting does not help.
+type SetUpError struct{ Faults []string }
+
+// Error names each fault and what to do about it.
+func (e *SetUpError) Error() string { return "redis is not fit: " + strings.Join(e.Faults, "; and ") }
+
 // judge asks the server what it is, and how many others there are.
 func (r *Redis) judge(ctx context.Context, conn *redis.Conn, was nodes) (nodes, error) {
 	info, err := readInfo(ctx, conn)
@@ -262,25 +279,28 @@ func (r *Redis) count(ctx context.Context, was nodes, have info) (nodes, error) 
 	return nodes{n: max(known, here), at: r.Now()}, nil
 }
 
-// fit lists everything that keeps the server from being asked. A field that is
-// missing is a fault: a service that hides it cannot be judged.
+// fit lists everything that keeps the server from being asked; first, as one
+// [*SetUpError], what does not heal. A field that is missing is a fault: a service
+// that hides it cannot be judged.
 func (r *Redis) fit(have info, nodes int) error {
 	replicas, _ := strconv.Atoi(have["connected_slaves"]) // 0 if it is hidden
 	used, _ := strconv.ParseUint(have["used_memory"], 10, 64)
 	most, _ := strconv.ParseUint(have["maxmemory"], 10, 64)
 	var faults []error
+	if lasting := r.setUp(have, nodes); lasting != nil {
+		faults = append(faults, lasting)
+	}
 	for _, row := range []struct {
 		bad  bool
 		what string
 	}{
-		{have["cluster_enabled"] != "0", "it is part of a Redis Cluster, which is not supported: use a standalone server"},
+		{have["cluster_enabled"] != "0" && have["cluster_enabled"] != "1", "it does not say whether it is part of a Redis Cluster"},
 		{!atLeast7(have["redis_version"]), fmt.Sprintf("its version is %.20q; 7.0 or later is needed", have["redis_version"])},
 		{have["role"] != "master", fmt.Sprintf("its role is %.20q, not master", have["role"])},
 		{have["maxmemory_policy"] != "noeviction", fmt.Sprintf("its maxmemory-policy is %.20q; it must be noeviction, or used tokens are forgotten", have["maxmemory_policy"])},
 		{have["aof_enabled"] != "1" && !r.UnsafeNoPersistence, "it keeps no append-only file: set appendonly yes, or unsafe_no_persistence: true"},
 		{have["aof_enabled"] == "1" && have["aof_last_write_status"] != "ok", "it cannot write its append-only file"},
 		{most > 0 && used > most, fmt.Sprintf("it is out of memory: it uses %d of maxmemory %d bytes", used, most)},
-		{r.Replicas < nodes/2, fmt.Sprintf("%d nodes belong together, so replicas must be at least %d, not %d, or a master that was cut off goes on claiming", nodes, nodes/2, r.Replicas)},
 		{replicas < r.Replicas, fmt.Sprintf("%d of the %d replicas that must acknowledge are connected", replicas, r.Replicas)},
 	} {
 		if row.bad {
@@ -288,6 +308,28 @@ func (r *Redis) fit(have info, nodes int) error {
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// setUp finds what only a change of set-up mends: a Cluster, where neither the
+// fence nor WAIT holds, and replicas too many of which may not know of a claim.
+// A server that is itself a replica says nothing of those.
+func (r *Redis) setUp(have info, nodes int) error {
+	e := &SetUpError{}
+	if have["cluster_enabled"] == "1" {
+		e.Faults = append(e.Faults, "it is part of a Redis Cluster (cluster-enabled yes), which is not supported: let state.url name a standalone server, or use mode: sentinel")
+	}
+	if least := nodes / 2; have["role"] == "master" && r.Replicas < least {
+		counted := "as it counts them"
+		if r.Mode == modeSentinel {
+			counted = "as the Sentinels count them; SENTINEL RESET forgets those that are gone for good"
+		}
+		e.Faults = append(e.Faults, fmt.Sprintf("it has replicas (%d nodes in all, %s), and state.replicas is %d: set replicas: %d, so that at least half of the nodes know of a claim, or a master that was cut off goes on claiming",
+			nodes, counted, r.Replicas, least))
+	}
+	if len(e.Faults) == 0 {
+		return nil
+	}
+	return e
 }
 
 func atLeast7(version string) bool {

@@ -43,8 +43,9 @@ type daemon struct {
 	publicServer, adminServer *api.Server
 }
 
-// assemble wires a daemon. It opens the journal and the key ring and loads the
-// policy; it contacts nothing else. On error nothing stays open.
+// assemble wires a daemon. It opens the journal and the key ring, loads the
+// policy, and looks at Redis once; it contacts nothing else. On error nothing
+// stays open.
 func assemble(ctx context.Context, c *Config, p process, log *slog.Logger) (*daemon, error) {
 	d := &daemon{config: c, log: log, metrics: api.NewMetrics(api.MetricsConfig{Version: version})}
 	for _, step := range []func(context.Context, process) error{
@@ -92,9 +93,9 @@ func (d *daemon) openKeys(context.Context, process) error {
 	return nil
 }
 
-func (d *daemon) openState(_ context.Context, p process) error {
+func (d *daemon) openState(ctx context.Context, p process) error {
 	var err error
-	d.state, err = openState(d, p)
+	d.state, err = openState(ctx, d, p)
 	return err
 }
 

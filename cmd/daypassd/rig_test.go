@@ -221,6 +221,13 @@ func freeAddr(t *testing.T) string {
 // start starts the process and waits until it is ready.
 func (b *broker1) start() {
 	b.rig.t.Helper()
+	b.launch()
+	b.rig.eventually(20*time.Second, b.ready)
+}
+
+// launch starts the process.
+func (b *broker1) launch() {
+	b.rig.t.Helper()
 	b.cmd = exec.Command("sh", "-c", b.shell+` "$@"`, "sh", filepath.Join(binaries, "daypassd"), "serve", "--config", b.config, "--log-level", "debug")
 	b.cmd.Env = append(os.Environ(), "ORDERS_ADMIN_URL="+b.rig.pg.AdminURL("postgres"))
 	b.cmd.Stdout, b.cmd.Stderr = b.out, b.out
@@ -229,13 +236,15 @@ func (b *broker1) start() {
 	}
 	b.done = make(chan error, 1)
 	go func() { b.done <- b.cmd.Wait() }()
-	b.rig.eventually(20*time.Second, func() error {
-		status, body := b.call(http.MethodGet, "/readyz", "", nil)
-		if status != http.StatusOK {
-			return fmt.Errorf("%s is not ready: %d %v\n%s", b.name, status, body, b.out)
-		}
-		return nil
-	})
+}
+
+// ready says why the broker is not, or nil.
+func (b *broker1) ready() error {
+	status, body := b.call(http.MethodGet, "/readyz", "", nil)
+	if status != http.StatusOK {
+		return fmt.Errorf("%s is not ready: %d %v\n%s", b.name, status, body, b.out)
+	}
+	return nil
 }
 
 // stop ends the process in order; it must not complain.

@@ -29,11 +29,11 @@ type state struct {
 	close    func() error
 }
 
-func openState(d *daemon, p process) (*state, error) {
+func openState(ctx context.Context, d *daemon, p process) (*state, error) {
 	if d.config.State.Embedded {
 		return openEmbedded(d)
 	}
-	return openRedis(d, p)
+	return openRedis(ctx, d, p)
 }
 
 // openEmbedded rebuilds memory from the journal. Where the journal does not
@@ -100,9 +100,10 @@ func usedTokens(dir string, failed *error) iter.Seq[broker.Claim] {
 	}
 }
 
-// openRedis contacts nothing: a Redis that is down makes the broker not ready,
-// and it recovers by itself.
-func openRedis(d *daemon, p process) (*state, error) {
+// openRedis looks at Redis once: one that is set up so that it can never serve is
+// a fault of the configuration. One that is down, or unfit in a way that may
+// heal, makes the broker not ready, and it recovers by itself.
+func openRedis(ctx context.Context, d *daemon, p process) (*state, error) {
 	r := d.config.State.Redis
 	secrets, err := r.secrets(p)
 	if err != nil {
@@ -117,6 +118,9 @@ func openRedis(d *daemon, p process) (*state, error) {
 	once, err := openReplay(d.config, secrets, onceKey, d.log)
 	if err != nil {
 		return nil, err
+	}
+	if err := once.Startable(ctx); err != nil {
+		return nil, fmt.Errorf("state: %w", errors.Join(err, once.Close()))
 	}
 	leases, err := lease.NewRedis(lease.RedisConfig{
 		URL: r.URL, Password: secrets.server, Mode: r.Mode,
