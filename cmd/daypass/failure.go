@@ -102,12 +102,19 @@ func whatToCheck(err error) string {
 
 // exchanges reports whether the command asks for credentials: a broker always
 // knows the path for that, while a lease may be unknown to it.
-func (a *app) exchanges() bool { return a.command == "daypass exec" || a.command == "daypass get" }
+func (a *app) exchanges() bool { return a.command == "daypass exec" || a.command == "daypass get" || a.command == "daypass explain" }
 
 // denied writes why policy said no, as far as the broker tells.
 func denied(b *strings.Builder, e *daypass.Error) {
 	fmt.Fprintf(b, "daypass: denied: %s\n", clean(e.Detail))
-	for _, d := range e.Denials {
+	reasons(b, e.Denials)
+	fmt.Fprintf(b, "  request id: %s\n", clean(e.RequestID))
+	b.WriteString(hintFor(e.Denials))
+}
+
+// reasons writes which claims kept the nearest rules from matching.
+func reasons(b *strings.Builder, denials []daypass.Denial) {
+	for _, d := range denials {
 		fmt.Fprintf(b, "  %s: rule %s does not match\n", clean(d.Grant), clean(d.Rule))
 		for _, m := range d.Failed {
 			saw := "the token does not have it"
@@ -120,12 +127,14 @@ func denied(b *strings.Builder, e *daypass.Error) {
 			fmt.Fprintf(b, "    %s: %s\n", clean(m.Claim), saw)
 		}
 	}
-	fmt.Fprintf(b, "  request id: %s\n", clean(e.RequestID))
-	if len(e.Denials) > 0 {
-		b.WriteString("  hint: run the job as the rule wants it, or ask the rule's owners for another; daypass whoami shows what the token says.\n")
-		return
+}
+
+// hintFor says what a person can do about it.
+func hintFor(denials []daypass.Denial) string {
+	if len(denials) > 0 {
+		return "  hint: run the job as the rule wants it, or ask the rule's owners for another; daypass whoami shows what the token says.\n"
 	}
-	b.WriteString("  hint: no rule that may be shown gives this job what it asked for. Check the names of the grants; if they are right, send the request id to the security team: their journal says what the job was and what it asked for.\n")
+	return "  hint: no rule that may be shown gives this job what it asked for. Check the names of the grants; if they are right, send the request id to the security team: their journal says what the job was and what it asked for.\n"
 }
 
 // value writes a claim's value as JSON, so that text and numbers differ.

@@ -97,7 +97,7 @@ func (a *app) root() *cobra.Command {
 	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to try to reach the broker")
 	// A default taken from the environment is not for everybody's eyes.
 	f.Lookup("url").DefValue, f.Lookup("audience").DefValue = "", ""
-	root.AddCommand(a.execCommand(), a.getCommand(), a.whoamiCommand(), a.revokeCommand())
+	root.AddCommand(a.execCommand(), a.getCommand(), a.whoamiCommand(), a.explainCommand(), a.revokeCommand())
 	return root
 }
 

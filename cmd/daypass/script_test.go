@@ -76,7 +76,7 @@ func newWorld() *world {
 }
 
 func TestScripts(t *testing.T) {
-	if files, err := filepath.Glob("testdata/script/*.txt"); err != nil || len(files) < 13 {
+	if files, err := filepath.Glob("testdata/script/*.txt"); err != nil || len(files) < 14 {
 		t.Fatalf("found %d scripts (%v): where did they go?", len(files), err)
 	}
 	testscript.Run(t, testscript.Params{

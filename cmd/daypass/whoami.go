@@ -227,6 +227,7 @@ func (a *app) printJSON(v any) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(a.Stdout, string(b)+"\n")
+	text := strings.ReplaceAll(string(b), "##[", `##\u005b`) // see clean; it can only be within text
+	_, err = io.WriteString(a.Stdout, text+"\n")
 	return err
 }
