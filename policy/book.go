@@ -24,6 +24,7 @@ type Book struct {
 	version string
 	sources map[string][]byte
 	grants  map[string]broker.Grant
+	madeFor Known // what the version was made under
 	files   []*File
 	repos   map[string]*Repo
 	rules   []*rule // by id
@@ -76,18 +77,20 @@ func newBook(c *checker) *Book {
 	return &Book{
 		version: versionOf(c.sources, c.known), sources: c.sources, grants: c.grants(),
 		files: c.files, repos: c.repos, rules: c.rules, index: newIndex(c.rules),
+		madeFor: Known{Issuers: maps.Clone(c.known.Issuers), Grants: maps.Clone(c.known.Grants)},
 	}
 }
 
 // versionOf hashes all that decisions depend on.
 func versionOf(sources map[string][]byte, known Known) string {
 	h := sha256.New()
-	add(h, []byte("daypass policy 1"))
+	add(h, []byte("daypass policy 2"))
 	add(h, binary.BigEndian.AppendUint64(nil, uint64(len(sources))))
 	for _, name := range slices.Sorted(maps.Keys(sources)) {
 		add(h, []byte(name))
 		add(h, sources[name])
 	}
+	add(h, binary.BigEndian.AppendUint64(nil, uint64(len(known.Grants))))
 	for _, name := range slices.Sorted(maps.Keys(known.Grants)) {
 		add(h, asJSON(known.Grants[name]))
 	}

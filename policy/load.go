@@ -1,36 +1,17 @@
 package policy
 
 import (
-	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"math"
-	"os"
-	"path"
-	"path/filepath"
 	"regexp"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
-	"github.com/daypass-dev/daypass/policy/strictyaml"
-)
-
-// Bounds of a policy folder.
-const (
-	maxFiles   = 10_000
-	maxEntries = 100_000 // files and folders looked at, through all links
-	maxFolders = 16      // folders within each other
 )
 
 // Names are shown in answers and written to the journal. Compiled once, never
 // changed.
-var (
-	nameRE = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z`)
-	pathRE = regexp.MustCompile(`\A[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*\z`)
-)
+var nameRE = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z`)
 
 const nameForm = "letters, digits, dot, dash and underscore, at most 64, a letter or digit first"
 
@@ -70,116 +51,19 @@ type Issuer struct {
 	OwnerIDs []string
 }
 
-// LoadDir is [Load] for a folder of the file system. The folder itself may be
-// a link. Links in it are followed, but not out of it: such a link is a fault.
+// LoadDir is [Load] for a folder of the file system, as [ReadDir] reads it.
 // Faults name files by path joined with their name in the folder.
 func LoadDir(dir string, known Known) (*Book, error) {
-	root, err := os.OpenRoot(dir)
+	f, err := ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("policy folder: %w", err)
+		return nil, err
 	}
-	defer root.Close()
-	book, err := Load(root.FS(), known)
-	if faults, ok := errors.AsType[strictyaml.Faults](err); ok {
-		for _, f := range faults {
-			f.File = filepath.Join(dir, filepath.FromSlash(f.File))
-		}
-	}
-	return book, err
+	return f.Book(known)
 }
 
 // Load reads a policy folder: all files that end in .yaml or .yml, in folders
-// within it too. Names that begin with a dot are passed over, and so are names
-// that end in _test.yaml, which are for policy's own test cases. The error is
+// within it too. Names that begin with a dot are passed over, and names that
+// end in _test.yaml are policy's own test cases, not rules. The error is
 // [strictyaml.Faults] with everything that is wrong; there is no book then.
 // Nothing of fsys is used after Load has returned.
-func Load(fsys fs.FS, known Known) (*Book, error) {
-	f := folder{fsys: fsys, files: map[string][]byte{}}
-	f.read(".", nil)
-	c := &checker{known: known, sources: f.files, faults: f.faults}
-	return c.book()
-}
-
-// folder collects the policy files of a file system.
-type folder struct {
-	fsys    fs.FS
-	files   map[string][]byte
-	entries int
-	faults  strictyaml.Faults
-}
-
-func (f *folder) fault(name, format string, args ...any) {
-	f.faults = append(f.faults, &strictyaml.Fault{File: name, Msg: fmt.Sprintf(format, args...)})
-}
-
-func (f *folder) read(dir string, above []fs.FileInfo) {
-	info, err := fs.Stat(f.fsys, dir)
-	if err != nil {
-		f.fault(dir, "cannot be read: %s", reason(err))
-		return
-	}
-	if len(above) >= maxFolders || slices.ContainsFunc(above, func(up fs.FileInfo) bool { return os.SameFile(up, info) }) {
-		f.fault(dir, "leads back to a folder above it, or is more than %d folders deep", maxFolders)
-		return
-	}
-	entries, err := fs.ReadDir(f.fsys, dir)
-	if err != nil {
-		f.fault(dir, "cannot be read: %s", reason(err))
-	}
-	above = append(above, info)
-	for _, e := range entries {
-		if f.entries++; f.entries > maxEntries || len(f.files) > maxFiles {
-			if f.entries == maxEntries+1 || len(f.files) == maxFiles+1 {
-				f.fault(dir, "more than %d policy files, or %d files in all", maxFiles, maxEntries)
-				f.entries = maxEntries + 1
-			}
-			return
-		}
-		if !strings.HasPrefix(e.Name(), ".") {
-			f.entry(path.Join(dir, e.Name()), above)
-		}
-	}
-}
-
-func (f *folder) entry(name string, above []fs.FileInfo) {
-	info, err := fs.Stat(f.fsys, name) // through links
-	switch lower := strings.ToLower(name); {
-	case err != nil:
-		f.fault(name, "cannot be read: %s", reason(err))
-	case info.IsDir():
-		f.read(name, above)
-	case !strings.HasSuffix(lower, ".yaml") && !strings.HasSuffix(lower, ".yml"):
-	case strings.HasSuffix(lower, "_test.yaml") || strings.HasSuffix(lower, "_test.yml"):
-	case !info.Mode().IsRegular():
-		f.fault(name, "is not a regular file")
-	case !pathRE.MatchString(name):
-		f.fault(name, "rules are named after their file: use letters, digits, dot, dash and underscore only")
-	default:
-		f.file(name)
-	}
-}
-
-// file reads one file once: what is hashed is what is parsed.
-func (f *folder) file(name string) {
-	file, err := f.fsys.Open(name)
-	if err != nil {
-		f.fault(name, "cannot be read: %s", reason(err))
-		return
-	}
-	defer file.Close()
-	// One byte more than is allowed, so that the parser refuses it.
-	data, err := io.ReadAll(io.LimitReader(file, int64(strictyaml.DefaultLimits().Bytes)+1))
-	if err != nil {
-		f.fault(name, "cannot be read: %s", reason(err))
-		return
-	}
-	f.files[name] = data
-}
-
-// reason leaves out the path, which the fault names already.
-func reason(err error) error {
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return p.Err
-	}
-	return err
-}
+func Load(fsys fs.FS, known Known) (*Book, error) { return read(fsys).Book(known) }
