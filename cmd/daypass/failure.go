@@ -102,7 +102,9 @@ func whatToCheck(err error) string {
 
 // exchanges reports whether the command asks for credentials: a broker always
 // knows the path for that, while a lease may be unknown to it.
-func (a *app) exchanges() bool { return a.command == "daypass exec" || a.command == "daypass get" || a.command == "daypass explain" }
+func (a *app) exchanges() bool {
+	return a.command == "daypass exec" || a.command == "daypass get" || a.command == "daypass explain"
+}
 
 // denied writes why policy said no, as far as the broker tells.
 func denied(b *strings.Builder, e *daypass.Error) {
