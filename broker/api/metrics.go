@@ -106,6 +106,14 @@ func (m *Metrics) WatchJournal(healthy func() error) {
 	}))
 }
 
+// WatchForged adds daypass_forged_records_total of a store. Call it once for
+// each store, with a function that does not block and whose numbers only grow.
+func (m *Metrics) WatchForged(store string, count func() int64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "daypass_forged_records_total",
+		Help:        "Records in Redis that were refused because no broker with our keys wrote them there.",
+		ConstLabels: prometheus.Labels{"store": store}}, func() float64 { return float64(count()) }))
+}
+
 // IssuerKeys is how the keys of one configured issuer are.
 type IssuerKeys struct {
 	Issuer  string

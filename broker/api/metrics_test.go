@@ -109,6 +109,22 @@ func TestMetricsAreSafeForConcurrentUse(t *testing.T) {
 	}
 }
 
+func TestForgedRecordsAreCountedByStore(t *testing.T) {
+	m := NewMetrics(MetricsConfig{})
+	var replay, leases int64
+	m.WatchForged("replay", func() int64 { return replay })
+	m.WatchForged("leases", func() int64 { return leases })
+	for range 2 {
+		got := scrape(t, m)
+		for store, n := range map[string]int64{"replay": replay, "leases": leases} {
+			if line := fmt.Sprintf("\ndaypass_forged_records_total{store=%q} %d\n", store, n); !strings.Contains(got, line) {
+				t.Errorf("no line %s", line)
+			}
+		}
+		replay, leases = 3, 5
+	}
+}
+
 func TestTwoMetricsDoNotMeet(t *testing.T) {
 	a, b := NewMetrics(MetricsConfig{}), NewMetrics(MetricsConfig{})
 	a.Exchanged("github", "issued")

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -39,12 +37,11 @@ type RedisConfig struct {
 // concurrent use.
 type Redis struct {
 	RedisConfig
-	client  *redis.Client
-	prefix  string
-	sealer  sealer
-	scripts scripts
-	forged  atomic.Int64
-	quiet   quiet
+	client   *redis.Client
+	prefix   string
+	sealer   sealer
+	scripts  scripts
+	refusals refusals
 }
 
 var (
@@ -88,7 +85,7 @@ func (c RedisConfig) check() error {
 func (r *Redis) Disconnect() error { return r.client.Close() }
 
 // Forged is how many times a record was refused since the start.
-func (r *Redis) Forged() int64 { return r.forged.Load() }
+func (r *Redis) Forged() int64 { return r.refusals.count() }
 
 // Ready says why leases and sessions cannot be served now, or nil. It also
 // finds out whether the brokers that share this Redis have the same key.
@@ -143,23 +140,4 @@ func unreachable(err error) error {
 	}
 	return &broker.Error{Code: broker.Unavailable, Reason: "lease_store", RetryAfter: 5 * time.Second, Err: err,
 		Public: "the store of leases and sessions does not answer"}
-}
-
-// quiet keeps one tampered record from filling the log.
-type quiet struct {
-	mu   sync.Mutex // guards last
-	last map[string]time.Time
-}
-
-func (q *quiet) loud(key string, now time.Time) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if at, ok := q.last[key]; ok && now.Sub(at).Abs() < time.Minute {
-		return false
-	}
-	if q.last == nil || len(q.last) >= 1000 {
-		q.last = make(map[string]time.Time)
-	}
-	q.last[key] = now
-	return true
 }

@@ -112,16 +112,12 @@ func (r *Redis) openSession(id broker.SessionID, raw string) (sealed[broker.Sess
 	return got, r.refused(r.sessionKey(id), err)
 }
 
-// refused counts and logs a record that is not to be acted on, each key once a
-// minute at most.
+// refused counts and logs a record that is not to be acted on.
 func (r *Redis) refused(key string, err error) error {
 	if err == nil {
 		return nil
 	}
-	r.forged.Add(1)
-	if r.quiet.loud(key, r.Now()) {
-		r.Log.Error("a record in redis is refused; if nobody tampered with it, brokers have different keys", "key", key, "err", err)
-	}
+	r.refusals.add(r.Log, r.Now(), key, err)
 	return &broker.Error{Code: broker.Unavailable, Reason: "record_refused", Err: fmt.Errorf("%s: %w", key, err),
 		Public: "the store of leases and sessions holds a record that cannot be trusted; an operator has to look at it"}
 }

@@ -78,10 +78,38 @@ func TestARecordThatWasTamperedWithIsRefused(t *testing.T) {
 			if b.Forged() < 5 {
 				t.Errorf("%d refusals were counted", b.Forged())
 			}
-			if n := strings.Count(b.log.String(), "refused"); n < 1 || n > 2 {
+			if n := strings.Count(b.log.String(), "a record in redis is refused"); n < 1 || n > 2 {
 				t.Errorf("%d log lines tell of it:\n%s", n, b.log)
 			}
 		})
+	}
+}
+
+func TestTheLogHearsOfRefusedRecordsOnceAMinute(t *testing.T) {
+	b := newBench(t)
+	s := b.session(t)
+	read := func(n int) {
+		t.Helper()
+		for range n {
+			l := b.active(t, s)
+			b.do(t, "SET", b.key("lease", string(l.ID)), "forged")
+			_, err := b.Lease(t.Context(), l.ID)
+			wantCode(t, err, broker.Unavailable)
+		}
+	}
+	read(5)
+	b.clock.Advance(59 * time.Second)
+	read(1)
+	if lines := b.log.String(); strings.Count(lines, "a record in redis is refused") != 1 {
+		t.Errorf("within a minute:\n%s", lines)
+	}
+	b.clock.Advance(time.Second)
+	read(1)
+	if lines := b.log.String(); strings.Count(lines, "a record in redis is refused") != 2 || !strings.Contains(lines, "refused_since_last=6") {
+		t.Errorf("after a minute:\n%s", lines)
+	}
+	if b.Forged() != 7 {
+		t.Errorf("%d were counted, want 7", b.Forged())
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -52,10 +51,9 @@ type Redis struct {
 	client *redis.Client
 	prefix string
 
-	scripts scripts
-	sealer  sealer
-	forged  atomic.Int64
-	quiet   quiet
+	scripts  scripts
+	sealer   sealer
+	refusals refusals
 
 	probing sync.Mutex // held during a probe
 	mu      sync.Mutex // guards state

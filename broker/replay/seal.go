@@ -8,7 +8,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -135,36 +134,13 @@ func readMillis(s string) (time.Time, error) {
 	return time.UnixMilli(n), nil
 }
 
-// quiet keeps one tampered record from filling the log.
-type quiet struct {
-	mu   sync.Mutex // guards last
-	last map[string]time.Time
-}
-
-func (q *quiet) loud(key string, now time.Time) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if at, ok := q.last[key]; ok && now.Sub(at).Abs() < time.Minute {
-		return false
-	}
-	if q.last == nil || len(q.last) >= 1000 {
-		q.last = make(map[string]time.Time)
-	}
-	q.last[key] = now
-	return true
-}
-
-// refused counts and logs a record that is not to be acted on, each key once a
-// minute at most.
+// refused counts and logs a record that is not to be acted on.
 func (r *Redis) refused(key string, err error) *broker.Error {
-	r.forged.Add(1)
-	if r.quiet.loud(key, r.Now()) {
-		r.Log.Error("a record in redis is refused; if nobody tampered with it, brokers have different keys", "key", key, "err", err)
-	}
+	r.refusals.add(r.Log, r.Now(), key, err)
 	e := unavailable(0, err)
 	e.Reason = "record_refused"
 	return e
 }
 
 // Forged is how many times a record was refused since the start.
-func (r *Redis) Forged() int64 { return r.forged.Load() }
+func (r *Redis) Forged() int64 { return r.refusals.count() }

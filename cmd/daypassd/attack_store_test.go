@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"net"
@@ -81,6 +82,67 @@ func TestWhoCanWriteToRedisCannotBecomeAnotherJob(t *testing.T) {
 	if users := r.users(); len(users) != 0 {
 		t.Errorf("PostgreSQL still has %v", users)
 	}
+}
+
+// forged reads a counter of the metrics page.
+func (b *broker1) forged(store string) (n int) {
+	b.rig.t.Helper()
+	_, body := b.call(http.MethodGet, "/metrics", strings.TrimSpace(readAll(b.rig.t, b.data+"/admin.token")), nil)
+	text, _ := body["text"].(string)
+	_, after, found := strings.Cut(text, fmt.Sprintf("\ndaypass_forged_records_total{store=%q} ", store))
+	if _, err := fmt.Sscan(after, &n); !found || err != nil {
+		b.rig.t.Fatalf("the metrics do not say how many records of %s were forged: %v\n%s", store, err, text)
+	}
+	return n
+}
+
+func TestForgedRecordsAreOnTheMetricsPageAndInTheLogOnceAMinute(t *testing.T) {
+	r := newRig(t)
+	r.withRedis()
+	b := r.broker("one", "redis")
+	token, a := b.fresh()
+	if n, m := b.forged("replay"), b.forged("leases"); n != 0 || m != 0 {
+		t.Fatalf("before anybody forged anything: %d and %d", n, m)
+	}
+	for i := range 5 { // sessions that lie where no broker put them
+		mine := fmt.Sprintf("dps_%043d", i)
+		r.tellRedis("COPY", sessionKey(a.session()), sessionKey(mine))
+		if status, body := b.call(http.MethodGet, "/v1/session", mine, nil); status != http.StatusServiceUnavailable {
+			t.Errorf("a session that was copied: %d %v", status, body)
+		}
+	}
+	var used string
+	for id, c := range r.usedTokens(b) {
+		if c.Session == broker.SessionIDOf(broker.NewSecret(a.session())) {
+			used = "dp:{test}:used:" + base64.RawURLEncoding.EncodeToString(id[:])
+		}
+	}
+	r.tellRedis("SET", used, "1:used:::", "XX")
+	if status, a := b.exchange(token); status != http.StatusServiceUnavailable {
+		t.Errorf("a used token whose mark was forged: %d %v", status, a.body)
+	}
+	if n, m := b.forged("replay"), b.forged("leases"); n != 1 || m != 5 {
+		t.Errorf("%d and %d forged records are counted, want 1 and 5", n, m)
+	}
+	if n := strings.Count(b.out.String(), "a record in redis is refused"); n != 2 {
+		t.Errorf("%d lines tell of it, want one for each store\n%s", n, b.out)
+	}
+}
+
+// usedTokens are the tokens that a broker's journal says were used.
+func (r *rig) usedTokens(b *broker1) map[broker.TokenID]broker.Claim {
+	r.t.Helper()
+	var failed error
+	used := map[broker.TokenID]broker.Claim{}
+	for c := range usedTokens(filepath.Join(b.data, "journal"), &failed) {
+		if used[c.Token].Session == "" { // the intent tells it, what follows does not
+			used[c.Token] = c
+		}
+	}
+	if failed != nil {
+		r.t.Fatal(failed)
+	}
+	return used
 }
 
 func TestKeysOfTheWrongTypeStopIssuingAndNothingElse(t *testing.T) {

@@ -130,6 +130,8 @@ func openRedis(ctx context.Context, d *daemon, p process) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", errors.Join(err, once.Close()))
 	}
+	d.metrics.WatchForged("replay", once.Forged)
+	d.metrics.WatchForged("leases", leases.Forged)
 	return &state{
 		replay: once, answers: once, leases: leases, book: leases, sessions: leases,
 		run:   once.Run,
