@@ -51,6 +51,9 @@ type Profile struct {
 	// lists all claims that begin so. Personal data that no rule should
 	// need, such as an address, is left out.
 	Journal []string `yaml:"journal"`
+	// Fixture names the one of testdata/*.claims.json that stands for the
+	// provider in tests of policy.
+	Fixture string `yaml:"fixture"`
 	// Job maps claims to the neutral fields of [broker.Job].
 	Job JobFields `yaml:"job"`
 }
