@@ -35,6 +35,7 @@ type Metrics struct {
 	lag         prometheus.Gauge
 	fsync       prometheus.Histogram
 	requests    *prometheus.HistogramVec
+	reloads     *prometheus.CounterVec
 }
 
 var _ broker.Meter = (*Metrics)(nil)
@@ -61,11 +62,12 @@ func NewMetrics(c MetricsConfig) *Metrics {
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "daypass_http_request_seconds",
 			Help:    "HTTP requests by route and status.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 20, 60}}, []string{"route", "status"}),
+		reloads: newReloads(),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "daypass_build_info", Help: "Always 1; the label says what runs.",
 		ConstLabels: prometheus.Labels{"version": cmp.Or(c.Version, "unknown")}})
 	info.Set(1)
-	m.registry.MustRegister(m.exchanges, m.mints, m.revocations, m.live, m.lag, m.fsync, m.requests, info,
+	m.registry.MustRegister(m.exchanges, m.mints, m.revocations, m.live, m.lag, m.fsync, m.requests, m.reloads, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

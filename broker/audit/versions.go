@@ -110,3 +110,42 @@ func sameVersion(final string, sources map[string][]byte) error {
 	}
 	return nil
 }
+
+// maxVersion bounds what is read of one version.
+const maxVersion = 256 << 20
+
+// ReadVersion returns what [StoreVersion] keeps in dir/<version>/: the contents
+// by relative path, with forward slashes. Only plain files are read, and at
+// most 256 MiB. Whether they are what was stored only their hash can tell.
+func ReadVersion(dir, version string) (map[string][]byte, error) {
+	if !versionRE.MatchString(version) {
+		return nil, fmt.Errorf("read policy version: %q cannot be a folder's name", version)
+	}
+	from, left := filepath.Join(dir, version), int64(maxVersion)
+	sources := map[string][]byte{}
+	err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		if !e.Type().IsRegular() {
+			return fmt.Errorf("%s is not a regular file", path)
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if left -= info.Size(); left < 0 {
+			return fmt.Errorf("%s is larger than %d MiB", from, maxVersion>>20)
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		sources[filepath.ToSlash(rel)], err = os.ReadFile(path)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read policy version: %w", err)
+	}
+	return sources, nil
+}

@@ -1,9 +1,14 @@
 package audit
 
 import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -73,5 +78,44 @@ func TestAPolicyVersionCannotLeaveItsFolder(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("something was written")
+	}
+}
+
+func TestAStoredPolicyVersionIsReadBack(t *testing.T) {
+	dir := t.TempDir()
+	sources := map[string][]byte{"policies/teams/a.yaml": []byte("a"), "grants.json": []byte("b"), "policies/c.yaml": {}}
+	if err := StoreVersion(dir, "0123456789", sources); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadVersion(dir, "0123456789")
+	if err != nil || !maps.EqualFunc(got, sources, bytes.Equal) {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	if _, err := ReadVersion(dir, "9876543210"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("one that was never stored: %v", err)
+	}
+	for _, version := range []string{"", "..", "../0123456789", "0123456789/policies"} {
+		if got, err := ReadVersion(dir, version); err == nil {
+			t.Errorf("%q is read: %v", version, got)
+		}
+	}
+	for what, put := range map[string]func(path string) error{
+		"a link out of it": func(path string) error { return os.Symlink("/etc/passwd", path) },
+		"a pipe":           func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"a file of 300 MiB": func(path string) error {
+			f, err := os.Create(path)
+			return errors.Join(err, f.Truncate(300<<20), f.Close())
+		},
+	} {
+		path := filepath.Join(dir, "0123456789", "policies", "odd.yaml")
+		if err := put(path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadVersion(dir, "0123456789"); err == nil {
+			t.Errorf("%s is read", what)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
