@@ -52,6 +52,9 @@ type Meter interface {
 	Minted(kind, outcome string, took time.Duration)
 	// Revoked counts revocations by kind; outcome is "ok" or "failed".
 	Revoked(kind, outcome string)
+	// Reported counts what a rule that only reports would have done about a
+	// grant; rule is its id.
+	Reported(rule string, effect Effect)
 	// Swept is told after each sweep how many leases are live, and how long
 	// the most overdue one has been waiting.
 	Swept(live int, lag time.Duration)

@@ -115,6 +115,10 @@ func (b *Broker) decide(ctx context.Context, id Identity, r Request) (Decision, 
 	case err != nil:
 		err = asError(err, Internal, "the request could not be decided")
 		return Decision{Version: d.Version}, b.refused(r, id, Decision{Version: d.Version}, err)
+	case !r.DryRun:
+		b.countReported(d)
+	}
+	switch {
 	case !d.Allowed:
 		return d, b.denied(ctx, id, r, d)
 	case !permits(d, r.Wants):
@@ -137,6 +141,13 @@ func (b *Broker) offer(ctx context.Context, id Identity, r Request) (Decision, e
 	}
 	b.sayTakeback(d.Permits)
 	return d, nil
+}
+
+// countReported counts what rules that do not bind would have done.
+func (b *Broker) countReported(d Decision) {
+	for _, r := range d.Reported {
+		b.meter.Reported(r.Rule, r.Effect)
+	}
 }
 
 // sayTakeback adds what policy does not know.

@@ -13,6 +13,7 @@ type plan struct {
 	request Request
 	id      Identity
 	version string
+	would   []Reported // what rules that do not bind would have done
 	orders  []Order
 	leases  []Lease
 	session Session
@@ -24,7 +25,7 @@ type plan struct {
 // names, tokens and databases carry no fractions.
 func (b *Broker) plan(id Identity, r Request, d Decision) (*plan, error) {
 	now := b.now()
-	p := &plan{request: r, id: id, version: d.Version}
+	p := &plan{request: r, id: id, version: d.Version, would: d.Reported}
 	for _, permit := range d.Permits {
 		order, lease, err := b.planOne(id, r, permit, now)
 		if err != nil {
@@ -216,7 +217,7 @@ func (p *plan) record(e Event, at time.Time) Record {
 	s := p.session
 	s.For = listedOnly(s.For)
 	if e == EventIntent {
-		r.Claims, r.Session = s.For.Claims, &s
+		r.Claims, r.Session, r.Reported = s.For.Claims, &s, p.would
 	}
 	return r
 }

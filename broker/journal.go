@@ -50,9 +50,13 @@ type Record struct {
 	Rules   []string  `json:"rules,omitempty"`
 	Grants  []string  `json:"grants,omitempty"`
 	Denials []Denial  `json:"denials,omitempty"`
-	Reason  string    `json:"reason,omitempty"` // one internal word
-	Detail  string    `json:"detail,omitempty"` // for people; never from a token unescaped
-	Count   int       `json:"count,omitempty"`  // how many of the same this record stands for; 0 is 1
+
+	DeniedBy []Reported `json:"denied_by,omitempty"` // rules that deny what is in Grants
+	Reported []Reported `json:"reported,omitempty"`  // what rules with mode: report would have done
+
+	Reason string `json:"reason,omitempty"` // one internal word
+	Detail string `json:"detail,omitempty"` // for people; never from a token unescaped
+	Count  int    `json:"count,omitempty"`  // how many of the same this record stands for; 0 is 1
 }
 
 // Journal is the append-only audit log.

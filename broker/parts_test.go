@@ -312,6 +312,7 @@ func (t *tally) add(words ...string) {
 func (t *tally) Exchanged(issuer, outcome string)             { t.add("exchanged", issuer, outcome) }
 func (t *tally) Minted(kind, outcome string, _ time.Duration) { t.add("minted", kind, outcome) }
 func (t *tally) Revoked(kind, outcome string)                 { t.add("revoked", kind, outcome) }
+func (t *tally) Reported(rule string, e broker.Effect)        { t.add("reported", rule, string(e)) }
 func (t *tally) Swept(live int, lag time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

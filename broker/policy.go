@@ -49,6 +49,23 @@ type Denial struct {
 	Failed []Mismatch `json:"failed"`
 }
 
+// Effect is what a rule does about a grant.
+type Effect string
+
+// The effects of rules.
+const (
+	EffectAllow Effect = "allow"
+	EffectDeny  Effect = "deny"
+)
+
+// Reported is what one rule says of one grant. It is for the journal and for
+// operators, never for a caller.
+type Reported struct {
+	Grant  string `json:"grant"`
+	Rule   string `json:"rule"`
+	Effect Effect `json:"effect"`
+}
+
 // UnknownGrant stands in a [Decision] for every name that no grant has.
 const UnknownGrant = "(unknown)"
 
@@ -60,6 +77,9 @@ type Decision struct {
 	Permits []Permit // one for each want, in order; only where Allowed
 	Denied  []string // names of the grants refused, or [UnknownGrant]
 	Denials []Denial // what may be told to the caller
+
+	DeniedBy []Reported // rules that deny what is in Denied: a caller is not told of them
+	Reported []Reported // what rules that only report would have done; nothing follows from it
 }
 
 // Policy says who may have what. Deciding is pure: no clock, no I/O.

@@ -42,15 +42,18 @@ func (b *Broker) refused(r Request, id Identity, d Decision, err error) error {
 	if e.Code == TokenReused {
 		note.Event = EventReused
 	}
-	note.Reason = ReasonOf(e)
+	note.Reason, note.Reported = ReasonOf(e), d.Reported
 	b.journal.Note(brief(note))
 	return e
 }
 
 // brief is a record that somebody we owe nothing could cause many of: it says
-// who, in few words, and nothing else that came with the token.
+// who, in few words, and nothing else that came with the token. Of rules it
+// names a few, however many there are.
 func brief(r Record) Record {
 	r.Subject = ""
+	r.DeniedBy = r.DeniedBy[:min(len(r.DeniedBy), briefRules)]
+	r.Reported = r.Reported[:min(len(r.Reported), briefRules)]
 	if r.Job != nil {
 		r.Job = &Job{
 			Repository:   clip(r.Job.Repository, 100),
@@ -61,12 +64,15 @@ func brief(r Record) Record {
 	return r
 }
 
+const briefRules = 8
+
 // denied journals policy's no. A caller whose pinned ids match a rule is
 // somebody whose denials are each worth a record, up to a point; beyond it, and
 // of strangers, they are counted.
 func (b *Broker) denied(ctx context.Context, id Identity, r Request, d Decision) error {
 	e := &Error{Code: Denied, Public: "policy does not give this job what it asks for"}
 	rec := about(EventDenied, b.now(), r.ID, id, d.Version)
+	rec.DeniedBy, rec.Reported = d.DeniedBy, d.Reported
 	if !d.Known {
 		e.Reason, rec.Reason = "denied_stranger", "denied_stranger"
 		b.meter.Exchanged(id.Issuer, e.Reason)

@@ -35,47 +35,37 @@ type Book struct {
 // there.
 type place struct {
 	repo   string // its name under repos, if the rule uses it
-	issuer string
+	issuer string // anyIssuer, in rules that deny
 	pins   []Condition
 }
 
+// anyIssuer stands for every issuer.
+const anyIssuer = ""
+
 // rule is a [Rule], compiled.
 type rule struct {
-	id     string
-	file   *File
-	ast    *Rule
-	places []place     // one must match
-	others []Condition // all must hold
-	when   cel.Program // nil, or must hold
-	allow  []allowance
+	id      string
+	file    *File
+	ast     *Rule
+	places  []place     // one must match
+	others  []Condition // all must hold
+	when    cel.Program // nil, or must hold
+	allow   []allowance // what it gives
+	deny    []string    // or the grants it denies, sorted
+	denies  bool
+	reports bool // what it decides is written down and does not bind
 }
 
 // allowance is one grant a rule gives.
 type allowance struct {
 	grant string
-	ttl   time.Duration // whole seconds, at most the grant's
-}
-
-func newRule(c *ruleChecker) *rule {
-	r := &rule{
-		id: c.file.id() + "/" + c.rule.Name, file: c.file, ast: c.rule,
-		places: c.places, others: c.others, when: c.when,
-	}
-	for _, a := range c.rule.Allow {
-		grant, _ := c.known.grant(a.Grant)
-		ttl := grant.MaxTTL.Truncate(time.Second)
-		if a.TTL != 0 {
-			ttl = min(ttl, a.TTL)
-		}
-		r.allow = append(r.allow, allowance{grant: a.Grant, ttl: ttl})
-	}
-	return r
+	ttl   time.Duration // whole seconds, at most the grant's and those of ceilings
 }
 
 func newBook(c *checker) *Book {
 	slices.SortFunc(c.rules, func(a, b *rule) int { return strings.Compare(a.id, b.id) })
 	return &Book{
-		version: versionOf(c.sources, c.known), sources: c.sources, grants: c.grants(),
+		version: versionOf(c.sources, c.known), sources: c.sources, grants: c.grants,
 		files: c.files, repos: c.repos, rules: c.rules, index: newIndex(c.rules),
 		madeFor: Known{Issuers: maps.Clone(c.known.Issuers), Grants: maps.Clone(c.known.Grants)},
 	}
@@ -166,8 +156,8 @@ type RuleInfo struct {
 
 // Place is one of the identities that a rule is for.
 type Place struct {
-	Repo   string // its name under repos; empty where the rule names an issuer
-	Issuer string
+	Repo   string      // its name under repos; empty where the rule names an issuer
+	Issuer string      // empty: every issuer
 	Pins   []Condition // the claims that say whose jobs are meant; all must hold
 }
 
@@ -191,6 +181,7 @@ func (r *rule) info() RuleInfo {
 	for _, p := range r.places {
 		info.Places = append(info.Places, Place{Repo: p.repo, Issuer: p.issuer, Pins: p.pins})
 	}
+	info.Grants = slices.Clone(r.deny)
 	for _, a := range r.allow {
 		info.Grants = append(info.Grants, a.grant)
 		info.TTLs = append(info.TTLs, a.ttl)

@@ -3,12 +3,10 @@ package policy
 import (
 	"fmt"
 	"maps"
-	"regexp"
+	"path"
 	"slices"
 	"strings"
 	"time"
-
-	"cel.dev/cel-go/cel"
 
 	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/policy/strictyaml"
@@ -20,11 +18,14 @@ type checker struct {
 	sources map[string][]byte
 	faults  strictyaml.Faults
 
-	when   *whenCompiler
-	files  []*File
-	repos  map[string]*Repo
-	broken bool // a file could not be read, so what is not found may be in it
-	rules  []*rule
+	when     *whenCompiler
+	grants   map[string]broker.Grant // that there are, or that rules name
+	files    []*File
+	repos    map[string]*Repo
+	ceilings map[string]*ceiling // by folder
+	broken   bool                // a file could not be read, so what is not found may be in it
+	globs    map[string][]string // grants by glob
+	rules    []*rule
 }
 
 func (c *checker) book() (*Book, error) {
@@ -34,13 +35,10 @@ func (c *checker) book() (*Book, error) {
 	}
 	c.checkKnown()
 	c.parse()
+	c.collectGrants()
 	c.collectRepos()
+	c.collectCeilings()
 	for _, f := range c.files {
-		for i := range f.Ceilings {
-			if n := f.Ceilings[i].Node; n != nil { // otherwise no mapping; reported
-				c.faults = append(c.faults, n.Fault("ceilings are not supported by this version"))
-			}
-		}
 		c.checkFile(f)
 	}
 	if len(c.rules) == 0 && len(c.faults) == 0 {
@@ -157,29 +155,49 @@ func (c *checker) checkPins(at *strictyaml.Node, match Match, name string, issue
 	c.faults = append(c.faults, at.Fault("%s: issuer %q is shared with strangers: pin %s", who, name, strings.Join(owners, " or ")))
 }
 
-// grants are those that decisions may be about.
-func (c *checker) grants() map[string]broker.Grant {
-	all := maps.Clone(c.known.Grants)
+// collectGrants finds the grants that decisions may be about.
+func (c *checker) collectGrants() {
+	c.globs = map[string][]string{}
+	c.grants = map[string]broker.Grant{}
+	maps.Copy(c.grants, c.known.Grants)
 	if !c.known.AnyGrant {
-		return all
+		return
 	}
-	if all == nil {
-		all = map[string]broker.Grant{}
+	named := func(name string) {
+		if _, there := c.grants[name]; !there && nameRE.MatchString(name) {
+			c.grants[name] = broker.Grant{Name: name, MaxTTL: anyLife}
+		}
 	}
 	for _, f := range c.files {
 		for _, r := range f.Rules {
 			for _, a := range r.Allow {
-				if g, ok := c.known.grant(a.Grant); ok {
-					all[a.Grant] = g
-				}
+				named(a.Grant)
+			}
+			for _, name := range r.Deny {
+				named(name)
 			}
 		}
 	}
-	return all
+}
+
+// matching returns the names of the grants that a glob matches, sorted.
+func (c *checker) matching(pattern string, g glob) []string {
+	names, ok := c.globs[pattern]
+	if !ok {
+		for name := range c.grants {
+			if g.match(name) {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		c.globs[pattern] = names
+	}
+	return names
 }
 
 func (c *checker) checkFile(f *File) {
 	first := map[string]int{}
+	by := c.above(path.Dir(f.Path))
 	for i := range f.Rules {
 		r := &f.Rules[i]
 		if r.Node == nil { // no mapping; reported
@@ -194,193 +212,10 @@ func (c *checker) checkFile(f *File) {
 		} else {
 			first[r.Name] = r.Node.Line
 		}
-		(&ruleChecker{checker: c, file: f, rule: r}).check()
+		(&ruleChecker{checker: c, file: f, rule: r, ceiling: by}).check()
 	}
 	if n := f.Node.Get("rules"); n != nil && n.Kind == strictyaml.List && len(n.Items) == 0 {
 		c.faults = append(c.faults, n.Fault("is empty: write a rule, or leave rules out"))
-	}
-}
-
-// ruleChecker looks at one rule.
-type ruleChecker struct {
-	*checker
-	file   *File
-	rule   *Rule
-	places []place
-	others []Condition // conditions that are no pinned ids
-	when   cel.Program
-}
-
-// fault reports what is wrong at a path within the rule.
-func (c *ruleChecker) fault(path []any, format string, args ...any) {
-	c.faults = append(c.faults, c.rule.Node.At(path...).Fault("rule %q: %s", c.rule.Name, fmt.Sprintf(format, args...)))
-}
-
-func (c *ruleChecker) check() {
-	c.checkWords()
-	c.checkLater()
-	c.checkWaivers()
-	c.checkWhom()
-	c.checkWhen()
-	c.checkAllow()
-	if len(c.faults) == 0 { // otherwise there will be no book
-		c.rules = append(c.rules, newRule(c))
-	}
-}
-
-func (c *ruleChecker) checkWords() {
-	for _, w := range []struct{ key, have, honoured, later string }{
-		{"mode", c.rule.Mode, modeEnforce, modeReport},
-		{"replay", c.rule.Replay, replayOnce, replayJob},
-		{"explain", c.rule.Explain, explainFull, ""},
-	} {
-		switch n := c.rule.Node.Get(w.key); {
-		case n == nil || n.Kind != strictyaml.Text || w.have == w.honoured:
-		case w.have == w.later && w.later != "":
-			c.fault([]any{w.key}, "%s is not supported by this version", w.later)
-		default:
-			c.fault([]any{w.key}, "must be %s, or left out", w.honoured)
-		}
-	}
-}
-
-// checkLater refuses what is read and not yet honoured.
-func (c *ruleChecker) checkLater() {
-	if c.rule.Denies() {
-		c.fault([]any{"deny"}, "is not supported by this version")
-	}
-	for i := range c.rule.Match {
-		if m := &c.rule.Match[i]; m.Op != OneOf {
-			c.faults = append(c.faults, m.Node.Fault("is not supported by this version"))
-		}
-	}
-}
-
-// waiverRE is the form of the ids of lint's findings. Compiled once, never
-// changed.
-var waiverRE = regexp.MustCompile(`\ADP[0-9]{3}\z`)
-
-func (c *ruleChecker) checkWaivers() {
-	for i, w := range c.rule.Waive {
-		if w.Node == nil { // no mapping; reported
-			continue
-		}
-		if w.ID != "" && !waiverRE.MatchString(w.ID) {
-			c.fault([]any{"waive", i, "id"}, "is not the id of a finding, such as DP015")
-		}
-		if n := w.Node.Get("reason"); n != nil && n.Kind == strictyaml.Text && strings.TrimSpace(w.Reason) == "" {
-			c.fault([]any{"waive", i, "reason"}, "is empty: say why the finding is meant")
-		}
-	}
-}
-
-// checkWhom finds out which identities the rule means.
-func (c *ruleChecker) checkWhom() {
-	repos, issuer := c.rule.Node.Get("for"), c.rule.Node.Get("issuer")
-	switch {
-	case repos != nil && issuer != nil:
-		c.fault([]any{"issuer"}, "give for or issuer, not both")
-	case repos == nil && issuer == nil:
-		c.fault(nil, "say whom it is for: for (names given under repos), or issuer and match")
-	case repos != nil:
-		c.checkFor(repos)
-	default:
-		c.checkIssuer(issuer)
-	}
-}
-
-func (c *ruleChecker) checkFor(n *strictyaml.Node) {
-	if n.Kind == strictyaml.List && len(n.Items) == 0 {
-		c.fault([]any{"for"}, "is empty: name a repo")
-	}
-	seen := map[string]bool{}
-	for i, name := range c.rule.For {
-		repo, ok := c.repos[name]
-		switch {
-		case name == "": // not text; reported
-		case seen[name]:
-			c.fault([]any{"for", i}, "%q is in the list already", name)
-		case !ok && !c.broken:
-			c.fault([]any{"for", i}, "%s", unknown("repo", name, slices.Collect(maps.Keys(c.repos))))
-		case ok:
-			c.places = append(c.places, place{repo: name, issuer: repo.Issuer, pins: repo.Match})
-		}
-		seen[name] = true
-	}
-	c.others = c.rule.Match
-}
-
-func (c *ruleChecker) checkIssuer(n *strictyaml.Node) {
-	issuer, ok := c.known.Issuers[c.rule.Issuer]
-	if !ok {
-		if n.Kind == strictyaml.Text {
-			c.fault([]any{"issuer"}, "%s", unknown("issuer", c.rule.Issuer, slices.Collect(maps.Keys(c.known.Issuers))))
-		}
-		return
-	}
-	match := c.rule.Node.Get("match")
-	if match == nil && !issuer.Shared {
-		c.fault(nil, "match is missing: it would let every job of issuer %q pass", c.rule.Issuer)
-	} else if match == nil || len(match.Keys) > 0 { // otherwise reported
-		c.checkPins(c.rule.Node.At("match"), c.rule.Match, c.rule.Issuer, issuer, fmt.Sprintf("rule %q", c.rule.Name))
-	}
-	p := place{issuer: c.rule.Issuer}
-	for _, m := range c.rule.Match {
-		if slices.Contains(issuer.ImmutableIDs, m.Claim) || slices.Contains(issuer.OwnerIDs, m.Claim) {
-			p.pins = append(p.pins, m)
-		} else {
-			c.others = append(c.others, m)
-		}
-	}
-	c.places = []place{p}
-}
-
-func (c *ruleChecker) checkWhen() {
-	n := c.rule.Node.Get("when")
-	if n == nil || n.Kind != strictyaml.Text {
-		return
-	}
-	program, err := c.checker.when.compile(n, c.rule.When)
-	var faults strictyaml.Faults
-	faults.Add(n, err)
-	for _, f := range faults {
-		f.Msg = fmt.Sprintf("rule %q: %s", c.rule.Name, f.Msg)
-	}
-	c.faults = append(c.faults, faults...)
-	c.when = program
-}
-
-func (c *ruleChecker) checkAllow() {
-	if c.rule.Node.Get("allow") == nil && !c.rule.Denies() {
-		c.fault(nil, "allow is missing")
-	}
-	if n := c.rule.Node.Get("allow"); n != nil && n.Kind == strictyaml.List && len(n.Items) == 0 {
-		c.fault([]any{"allow"}, "is empty: name a grant")
-	}
-	seen := map[string]bool{}
-	for i, a := range c.rule.Allow {
-		grant, ok := c.known.grant(a.Grant)
-		switch {
-		case a.Grant == "": // missing or not text; reported
-			continue
-		case !ok:
-			c.fault([]any{"allow", i, "grant"}, "%s", unknown("grant", a.Grant, slices.Collect(maps.Keys(c.known.Grants))))
-			continue
-		case seen[a.Grant]:
-			c.fault([]any{"allow", i, "grant"}, "%q is in the list already", a.Grant)
-		}
-		seen[a.Grant] = true
-		n := a.Node.Get("ttl")
-		if n == nil {
-			continue
-		}
-		switch _, err := time.ParseDuration(n.Text); {
-		case n.Kind != strictyaml.Text || err != nil: // reported
-		case a.TTL < time.Second || a.TTL%time.Second != 0:
-			c.fault([]any{"allow", i, "ttl"}, "must be whole seconds, one at least")
-		case a.TTL > grant.MaxTTL:
-			c.fault([]any{"allow", i, "ttl"}, "%s is more than grant %q allows: its max_ttl is %s", short(a.TTL), a.Grant, short(grant.MaxTTL))
-		}
 	}
 }
 

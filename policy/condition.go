@@ -74,16 +74,19 @@ func (c *Condition) readPatterns(n *strictyaml.Node) error {
 
 func readGlob(n *strictyaml.Node) (Pattern, error) {
 	var v struct {
-		Glob string `yaml:"glob,required"`
+		Glob *string `yaml:"glob"`
 	}
 	if err := n.Decode(&v); err != nil {
 		return Pattern{}, err
 	}
-	g, err := compileGlob(v.Glob)
+	if v.Glob == nil {
+		return Pattern{}, n.Fault("is empty: write {glob: text}")
+	}
+	g, err := compileGlob(*v.Glob)
 	if err != nil {
 		return Pattern{}, n.At("glob").Fault("%s", err)
 	}
-	return Pattern{Kind: GlobOfText, Text: v.Glob, glob: g}, nil
+	return Pattern{Kind: GlobOfText, Text: *v.Glob, glob: g}, nil
 }
 
 // readBounds reads one bound or one of each side, between which there must be

@@ -13,10 +13,11 @@ var (
 )
 
 // Decide implements [broker.Policy]. A grant is permitted if a rule for the
-// identity gives it: one whose pinned ids, other conditions and expression all
-// hold, and that is not past its last day at the time given. Of several, the
-// one that gives it longest counts, and of these the first by id. The error is
-// a [broker.BadRequest] for a ttl below a second.
+// identity gives it, one whose pinned ids, other conditions and expression all
+// hold, and no rule that denies it may mean the identity; rules that are past
+// their last day at the time given, or only report, count for nothing. Of
+// several, the one that gives it longest counts, and of these the first by id.
+// The error is a [broker.BadRequest] for a ttl below a second.
 func (b *Book) Decide(id broker.Identity, wants []broker.Want, at time.Time) (broker.Decision, error) {
 	var room [32]int
 	return b.decide(b.index.find(id, room[:0]), id, wants, at)
@@ -31,23 +32,17 @@ func (b *Book) decide(candidates []int, id broker.Identity, wants []broker.Want,
 		}
 	}
 	c := choosing{book: b, id: id}
-	for _, i := range candidates {
-		if r := b.rules[i]; r.live(at) && r.isFor(id) {
-			c.rules = append(c.rules, candidate{rule: r})
-		}
-	}
-	d := broker.Decision{Version: b.version, Known: len(c.rules) > 0}
+	c.choose(candidates, at)
+	d := broker.Decision{Version: b.version, Known: len(c.allow) > 0}
 	if len(wants) == 0 {
 		d.Allowed = d.Known
 		return d, nil
 	}
-	for _, w := range wants {
-		if p, ok := c.permit(w); ok {
-			d.Permits = append(d.Permits, p)
-		} else if name := b.known(w.Name); !slices.Contains(d.Denied, name) {
-			d.Denied = append(d.Denied, name)
-			d.Denials = append(d.Denials, c.denials(w)...)
+	for i, w := range wants {
+		if !slices.ContainsFunc(wants[:i], func(before broker.Want) bool { return before == w }) {
+			d.Reported = append(d.Reported, c.reported(w)...)
 		}
+		c.answer(&d, w)
 	}
 	d.Allowed = len(d.Denied) == 0
 	if !d.Allowed {
@@ -67,14 +62,15 @@ func (b *Book) known(name string) string {
 
 func (r *rule) live(at time.Time) bool { return !r.ast.Until.Over(at) }
 
-// isFor reports whether the pinned ids of one of the rule's places match.
-func (r *rule) isFor(id broker.Identity) bool {
+// isFor says whether the pinned ids of one of the rule's places match.
+func (r *rule) isFor(id broker.Identity) truth {
+	t := no
 	for i := range r.places {
-		if p := &r.places[i]; p.issuer == id.Issuer && holdAll(p.pins, id.Claims) {
-			return true
+		if p := &r.places[i]; p.issuer == anyIssuer || p.issuer == id.Issuer {
+			t = max(t, all(p.pins, id))
 		}
 	}
-	return false
+	return t
 }
 
 // given returns what the rule gives of a grant, at most as long as asked.
@@ -92,27 +88,86 @@ func (r *rule) given(w broker.Want) (time.Duration, bool) {
 
 // choosing is one decision under way.
 type choosing struct {
-	book  *Book
-	id    broker.Identity
-	rules []candidate // those whose pinned ids match, by id
+	book   *Book
+	id     broker.Identity
+	allow  []candidate // rules that give, whose pinned ids match, by id
+	deny   []candidate // rules that deny and may mean the identity, by id
+	report []candidate // rules of both sorts that do not bind, by id
 
 	vars      *whenVars // claims as expressions see them, once one needs them
 	varsWhole bool
 }
 
-// candidate remembers whether a rule's conditions hold, for the next grant.
+// candidate remembers what its conditions say, for the next grant.
 type candidate struct {
 	*rule
-	state matchState
+	rest   truth // of the conditions that are no pinned ids
+	looked bool
 }
 
-type matchState byte
+// choose sorts out the candidates that may matter for the identity.
+func (c *choosing) choose(candidates []int, at time.Time) {
+	for _, i := range candidates {
+		r := c.book.rules[i]
+		if !r.live(at) {
+			continue
+		}
+		pins := r.isFor(c.id)
+		if pins == no || pins == undecided && !r.denies {
+			continue
+		}
+		list := &c.allow
+		switch {
+		case r.reports:
+			list = &c.report
+		case r.denies:
+			list = &c.deny
+		}
+		*list = append(*list, candidate{rule: r})
+	}
+}
 
-const (
-	notLookedAt matchState = iota
-	matching
-	failing
-)
+// answer adds what becomes of one grant. Where a rule denies it, nothing is told
+// of any rule: the denial would say what the rules that deny do not cover.
+func (c *choosing) answer(d *broker.Decision, w broker.Want) {
+	name := c.book.known(w.Name)
+	denied := false
+	for i := range c.deny {
+		if r := &c.deny[i]; c.denies(r, w) {
+			denied = true
+			one := broker.Reported{Grant: name, Rule: r.id, Effect: broker.EffectDeny}
+			if !slices.Contains(d.DeniedBy, one) {
+				d.DeniedBy = append(d.DeniedBy, one)
+			}
+		}
+	}
+	if p, ok := c.permit(w); ok && !denied {
+		d.Permits = append(d.Permits, p)
+		return
+	}
+	if slices.Contains(d.Denied, name) {
+		return
+	}
+	d.Denied = append(d.Denied, name)
+	if !denied {
+		d.Denials = append(d.Denials, c.denials(w)...)
+	}
+}
+
+// reported says what the rules that do not bind would have done about a grant.
+func (c *choosing) reported(w broker.Want) []broker.Reported {
+	var would []broker.Reported
+	for i := range c.report {
+		r := &c.report[i]
+		switch {
+		case r.denies && c.denies(r, w):
+			would = append(would, broker.Reported{Grant: w.Name, Rule: r.id, Effect: broker.EffectDeny})
+		case !r.denies && c.gives(r, w) > 0:
+			would = append(would, broker.Reported{Grant: w.Name, Rule: r.id, Effect: broker.EffectAllow})
+		}
+	}
+	return would
+}
 
 // permit finds the rule that gives a grant longest.
 func (c *choosing) permit(w broker.Want) (broker.Permit, bool) {
@@ -121,35 +176,61 @@ func (c *choosing) permit(w broker.Want) (broker.Permit, bool) {
 		return broker.Permit{}, false
 	}
 	best := broker.Permit{Grant: grant}
-	for i := range c.rules {
-		r := &c.rules[i]
-		ttl, ok := r.given(w)
-		if ok && ttl > best.TTL && r.matches(c.id.Claims) && c.whenHolds(r.rule, w.Name, ttl) {
+	for i := range c.allow {
+		r := &c.allow[i]
+		if ttl, ok := r.given(w); ok && ttl > best.TTL && c.gives(r, w) > 0 {
 			best.Rule, best.TTL = r.id, ttl
 		}
 	}
 	return best, best.TTL > 0
 }
 
-func (r *candidate) matches(claims broker.Claims) bool {
-	if r.state == notLookedAt {
-		r.state = failing
-		if holdAll(r.others, claims) {
-			r.state = matching
-		}
+// gives returns how long a rule gives a grant: 0 where it does not, or where
+// that cannot be decided.
+func (c *choosing) gives(r *candidate, w broker.Want) time.Duration {
+	ttl, ok := r.given(w)
+	if !ok || c.conditions(r) != yes || c.when(r.rule, w.Name, ttl) != yes {
+		return 0
 	}
-	return r.state == matching
+	return ttl
 }
 
-func (c *choosing) whenHolds(r *rule, grant string, ttl time.Duration) bool {
+// denies reports whether a rule denies a grant: also where that cannot be
+// decided. Its expression sees the life that was asked for, which no rule that
+// allows can change.
+func (c *choosing) denies(r *candidate, w broker.Want) bool {
+	grant, ok := c.book.grants[w.Name]
+	if _, named := slices.BinarySearch(r.deny, w.Name); !ok || !named {
+		return false
+	}
+	ttl := grant.MaxTTL.Truncate(time.Second)
+	if w.TTL > 0 {
+		ttl = min(ttl, w.TTL.Truncate(time.Second))
+	}
+	return c.conditions(r) != no && c.when(r.rule, w.Name, ttl) != no
+}
+
+// conditions is the truth of the conditions that are no pinned ids.
+func (c *choosing) conditions(r *candidate) truth {
+	if !r.looked {
+		r.rest, r.looked = all(r.others, c.id), true
+	}
+	return r.rest
+}
+
+// when is the truth of a rule's expression.
+func (c *choosing) when(r *rule, grant string, ttl time.Duration) truth {
 	if r.when == nil {
-		return true
+		return yes
 	}
 	if c.vars == nil {
 		claims, whole := whenClaims(c.id.Claims)
 		c.vars = &whenVars{claims: claims, issuer: c.id.Issuer}
 		c.varsWhole = whole
 	}
+	if !c.varsWhole || c.id.Trimmed {
+		return undecided
+	}
 	c.vars.grant, c.vars.ttl = grant, ttl
-	return c.varsWhole && !c.id.Trimmed && holdsWhen(r.when, c.vars)
+	return truthOfWhen(r.when, c.vars)
 }

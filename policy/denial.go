@@ -20,8 +20,8 @@ const (
 // give it, whose pinned ids match, and of whose conditions the fewest failed.
 func (c *choosing) denials(w broker.Want) []broker.Denial {
 	var nearest []broker.Denial
-	for i := range c.rules {
-		r := &c.rules[i]
+	for i := range c.allow {
+		r := &c.allow[i]
 		if _, gives := r.given(w); !gives {
 			continue
 		}
@@ -39,23 +39,23 @@ func (c *choosing) denials(w broker.Want) []broker.Denial {
 	return nearest
 }
 
-// mismatches lists the conditions of a rule that failed; if none did, it was
-// the expression, of which nothing is told.
+// mismatches lists the conditions of a rule that failed, or could not be
+// decided; if none did, it was the expression, of which nothing is told.
 func (c *choosing) mismatches(r *candidate) []broker.Mismatch {
-	if r.matches(c.id.Claims) {
+	if c.conditions(r) == yes {
 		return []broker.Mismatch{{Claim: "when"}}
 	}
 	var failed []broker.Mismatch
 	for i := range r.others {
 		cond := &r.others[i]
-		if cond.holds(c.id.Claims) {
+		if cond.truth(c.id) == yes {
 			continue
 		}
 		m := broker.Mismatch{Claim: cond.Claim}
 		if saw, ok := c.id.Claims.Lookup(cond.Claim); ok {
 			m.Saw = shown(saw)
 		}
-		if r.ast.Explain == "full" {
+		if r.ast.Explain == explainFull {
 			m.Wanted = cond.wanted()
 		}
 		failed = append(failed, m)
@@ -65,6 +65,22 @@ func (c *choosing) mismatches(r *candidate) []broker.Mismatch {
 
 // wanted returns what a condition asks for, as it was written.
 func (c *Condition) wanted() any {
+	switch c.Op {
+	case Exists, Absent:
+		return map[string]any{"exists": c.Op == Exists}
+	case NoneOf:
+		return map[string]any{"not": c.patterns()}
+	case Within:
+		bounds := make(map[string]any, len(c.Bounds))
+		for _, b := range c.Bounds {
+			bounds[b.Is] = json.Number(b.Number)
+		}
+		return bounds
+	}
+	return c.patterns()
+}
+
+func (c *Condition) patterns() any {
 	list := make([]any, len(c.Any))
 	for i, p := range c.Any {
 		switch p.Kind {

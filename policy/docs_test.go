@@ -1,7 +1,6 @@
 package policy_test
 
 import (
-	"maps"
 	"os"
 	"regexp"
 	"strings"
@@ -24,10 +23,15 @@ func TestEverySnippetOfTheDocumentationIsWhatItSays(t *testing.T) {
 	if snippets[0][2] != "repos.yaml" {
 		t.Fatalf("the first snippet is %s", snippets[0][2])
 	}
-	together := map[string]string{"repos.yaml": snippets[0][3]}
+	// Snippets that stand apart make a folder of their own.
+	together := map[string]map[string]string{"": {"repos.yaml": snippets[0][3]}, " apart": {"repos.yaml": snippets[0][3]}}
 	for _, s := range snippets[1:] {
 		refused, name, text := s[1] == " refused", s[2], s[3]
 		files := map[string]string{"repos.yaml": snippets[0][3], name: text}
+		if s[1] == " apart" {
+			together[s[1]][name] = text
+			continue
+		}
 		_, err := policy.Load(folder(files), known())
 		if (err != nil) != refused {
 			t.Errorf("%s: refused is %v: %v", name, refused, err)
@@ -39,9 +43,11 @@ func TestEverySnippetOfTheDocumentationIsWhatItSays(t *testing.T) {
 			}
 			continue
 		}
-		maps.Copy(together, map[string]string{name: text})
+		together[s[1]][name] = text
 	}
-	if _, err := policy.Load(folder(together), known()); err != nil {
-		t.Errorf("the snippets together: %v", err)
+	for which, files := range together {
+		if _, err := policy.Load(folder(files), known()); err != nil || len(files) < 3 {
+			t.Errorf("the%s snippets together: %v", which, err)
+		}
 	}
 }

@@ -11,12 +11,22 @@ import (
 // index finds the rules whose pinned ids may match an identity, so that the
 // cost of a decision does not grow with the rules of others. It may find rules
 // that do not match, and never misses one that does.
-type index map[string]*issuerIndex // by issuer
+//
+// A rule that denies may mean an identity whose claim cannot be compared with
+// what it pins, so it is found by such claims too.
+type index map[string]*issuerIndex // by issuer; rules for all issuers under anyIssuer
 
 type issuerIndex struct {
-	unpinned []int                       // rules that pin nothing at this issuer
-	pinned   map[string]map[pinKey][]int // by claim, then value: rules that pin it
-	claims   []string                    // keys of pinned, sorted
+	unpinned []int                  // rules that pin nothing at this issuer
+	pinned   map[string]*claimIndex // by claim
+	claims   []string               // keys of pinned, sorted
+}
+
+// claimIndex are the rules that are filed under one claim.
+type claimIndex struct {
+	values map[pinKey][]int      // by value
+	deny   []int                 // those that deny
+	other  map[PatternKind][]int // those that deny and have no value of a type
 }
 
 // pinKey is a value of a pinned id, with its type.
@@ -59,10 +69,14 @@ func newIndex(rules []*rule) index {
 		for _, p := range r.places {
 			at := ix[p.issuer]
 			if at == nil {
-				at = &issuerIndex{pinned: map[string]map[pinKey][]int{}}
+				at = &issuerIndex{pinned: map[string]*claimIndex{}}
 				ix[p.issuer] = at
 			}
-			at.add(i, p, rarity)
+			if len(p.pins) == 0 {
+				at.unpinned = append(at.unpinned, i)
+				continue
+			}
+			at.add(i, r, rarest(p, rarity))
 		}
 	}
 	for _, at := range ix {
@@ -94,59 +108,86 @@ func countPins(rules []*rule) map[pin]int {
 	return n
 }
 
-func (at *issuerIndex) add(rule int, p place, rarity map[pin]int) {
-	if len(p.pins) == 0 {
-		at.unpinned = append(at.unpinned, rule)
-		return
-	}
-	crowd := func(c Condition) int { // the most rules that one of the values brings up
+// rarest is the pin of a place that brings up the fewest rules.
+func rarest(p place, rarity map[pin]int) *Condition {
+	crowd := func(c *Condition) int { // the most rules that one of the values brings up
 		most := 0
 		for i := range c.Any {
 			most = max(most, rarity[pin{p.issuer, c.Claim, c.Any[i].key()}])
 		}
 		return most
 	}
-	rarest := slices.MinFunc(p.pins, func(a, b Condition) int {
-		return cmp.Or(cmp.Compare(crowd(a), crowd(b)), cmp.Compare(a.Claim, b.Claim))
-	})
-	values := at.pinned[rarest.Claim]
-	if values == nil {
-		values = map[pinKey][]int{}
-		at.pinned[rarest.Claim] = values
+	best, fewest := &p.pins[0], crowd(&p.pins[0])
+	for i := range p.pins[1:] {
+		c := &p.pins[i+1]
+		n := crowd(c)
+		if order := cmp.Or(cmp.Compare(n, fewest), cmp.Compare(c.Claim, best.Claim)); order < 0 {
+			best, fewest = c, n
+		}
 	}
-	for i := range rarest.Any {
-		k := rarest.Any[i].key()
-		values[k] = append(values[k], rule)
+	return best
+}
+
+func (at *issuerIndex) add(i int, r *rule, pin *Condition) {
+	ci := at.pinned[pin.Claim]
+	if ci == nil {
+		ci = &claimIndex{values: map[pinKey][]int{}, other: map[PatternKind][]int{}}
+		at.pinned[pin.Claim] = ci
+	}
+	for v := range pin.Any {
+		k := pin.Any[v].key()
+		ci.values[k] = append(ci.values[k], i)
+	}
+	if !r.denies {
+		return
+	}
+	ci.deny = append(ci.deny, i)
+	for _, kind := range []PatternKind{ExactText, ExactNum, ExactBool} {
+		if !slices.ContainsFunc(pin.Any, func(p Pattern) bool { return p.Kind == kind }) {
+			ci.other[kind] = append(ci.other[kind], i)
+		}
 	}
 }
 
 // find appends the rules that may be for an identity to found, sorted and each
 // once.
 func (ix index) find(id broker.Identity, found []int) []int {
-	at := ix[id.Issuer]
-	if at == nil {
-		return found
-	}
-	found = append(found, at.unpinned...)
-	for _, name := range at.claims {
-		claim, ok := id.Claims.Lookup(name)
-		if !ok {
-			continue
-		}
-		values := at.pinned[name]
-		items, ok := claim.([]any)
-		if !ok {
-			if k, ok := keyOf(claim); ok {
-				found = append(found, values[k]...)
-			}
-			continue
-		}
-		for _, item := range items {
-			if k, ok := keyOf(item); ok {
-				found = append(found, values[k]...)
-			}
+	for _, issuer := range [...]string{anyIssuer, id.Issuer} {
+		if at := ix[issuer]; at != nil {
+			found = at.find(id, found)
 		}
 	}
 	slices.Sort(found)
 	return slices.Compact(found)
+}
+
+func (at *issuerIndex) find(id broker.Identity, found []int) []int {
+	found = append(found, at.unpinned...)
+	for _, name := range at.claims {
+		ci := at.pinned[name]
+		claim, ok := id.Claims.Lookup(name)
+		if !ok {
+			if id.Trimmed {
+				found = append(found, ci.deny...)
+			}
+			continue
+		}
+		items, ok := claim.([]any)
+		if !ok {
+			found = ci.find(claim, found)
+			continue
+		}
+		for _, item := range items {
+			found = ci.find(item, found)
+		}
+	}
+	return found
+}
+
+func (ci *claimIndex) find(claim any, found []int) []int {
+	k, ok := keyOf(claim)
+	if !ok {
+		return append(found, ci.deny...)
+	}
+	return append(append(found, ci.values[k]...), ci.other[k.kind]...)
 }

@@ -29,14 +29,6 @@ type Known struct {
 // anyLife is the longest that any grant can live.
 const anyLife = math.MaxInt64 / time.Second * time.Second
 
-func (k *Known) grant(name string) (broker.Grant, bool) {
-	g, ok := k.Grants[name]
-	if !ok && k.AnyGrant && nameRE.MatchString(name) {
-		return broker.Grant{Name: name, MaxTTL: anyLife}, true
-	}
-	return g, ok
-}
-
 // Issuer is what policy has to know of one.
 type Issuer struct {
 	// Shared issuers sign tokens for strangers too: every rule has to pin

@@ -1,11 +1,9 @@
 package policy
 
 import (
-	"encoding/json"
 	"errors"
 	"strings"
 
-	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/policy/strictyaml"
 )
 
@@ -133,59 +131,6 @@ func (c *Condition) exact() bool {
 	}
 	for _, p := range c.Any {
 		if p.Kind == GlobOfText {
-			return false
-		}
-	}
-	return true
-}
-
-func (c *Condition) holds(claims broker.Claims) bool {
-	claim, ok := claims.Lookup(c.Claim)
-	if !ok {
-		return false
-	}
-	items, ok := claim.([]any)
-	if !ok {
-		return c.anyMatches(claim)
-	}
-	for _, item := range items {
-		if c.anyMatches(item) {
-			return true
-		}
-	}
-	return false
-}
-
-func (c *Condition) anyMatches(claim any) bool {
-	for i := range c.Any {
-		if c.Any[i].matches(claim) {
-			return true
-		}
-	}
-	return false
-}
-
-// matches compares a claim that is no list. Values of different types are
-// never the same, and types that no pattern has match none.
-func (p *Pattern) matches(claim any) bool {
-	switch claim := claim.(type) {
-	case string:
-		return p.Kind == ExactText && p.Text == claim || p.Kind == GlobOfText && p.glob.match(claim)
-	case json.Number:
-		if p.Kind != ExactNum {
-			return false
-		}
-		same, ok := canonical(claim.String())
-		return ok && same == p.same
-	case bool:
-		return p.Kind == ExactBool && (p.Text == "true") == claim
-	}
-	return false
-}
-
-func holdAll(conditions []Condition, claims broker.Claims) bool {
-	for i := range conditions {
-		if !conditions[i].holds(claims) {
 			return false
 		}
 	}

@@ -84,7 +84,7 @@ type whenVars struct {
 	claims map[string]any
 	issuer string
 	grant  string
-	ttl    time.Duration // as long as the rule would give
+	ttl    time.Duration // as long as the rule would give; for one that denies, as long as was asked
 }
 
 // ResolveName implements [cel.Activation].
@@ -105,16 +105,22 @@ func (v *whenVars) ResolveName(name string) (any, bool) {
 // Parent implements [cel.Activation].
 func (v *whenVars) Parent() cel.Activation { return nil }
 
-// holdsWhen reports whether the program says true: an error, a cost above the
-// limit or anything else is no.
-func holdsWhen(program cel.Program, vars *whenVars) bool {
+// truthOfWhen evaluates the program: an error, a cost above the limit or
+// anything else than true and false is undecided.
+func truthOfWhen(program cel.Program, vars *whenVars) truth {
 	out, _, err := program.Eval(vars)
-	return err == nil && out == types.True
+	switch {
+	case err == nil && out == types.True:
+		return yes
+	case err == nil && out == types.False:
+		return no
+	}
+	return undecided
 }
 
 // whenClaims turns claims into what CEL understands. It reports false where a
 // number cannot be held without rounding: what is compared must be what the
-// token says, so no expression holds for such a token.
+// token says, so no expression decides anything about such a token.
 func whenClaims(claims broker.Claims) (map[string]any, bool) {
 	v, ok := whenValue(map[string]any(claims))
 	m, isMap := v.(map[string]any)

@@ -36,6 +36,7 @@ type Metrics struct {
 	fsync       prometheus.Histogram
 	requests    *prometheus.HistogramVec
 	reloads     *prometheus.CounterVec
+	reported    *prometheus.CounterVec
 }
 
 var _ broker.Meter = (*Metrics)(nil)
@@ -63,11 +64,13 @@ func NewMetrics(c MetricsConfig) *Metrics {
 			Help:    "HTTP requests by route and status.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 20, 60}}, []string{"route", "status"}),
 		reloads: newReloads(),
+		reported: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "daypass_policy_reported_total",
+			Help: "What rules with mode: report would have done about grants asked for, by rule and effect: allow or deny."}, []string{"rule", "effect"}),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "daypass_build_info", Help: "Always 1; the label says what runs.",
 		ConstLabels: prometheus.Labels{"version": cmp.Or(c.Version, "unknown")}})
 	info.Set(1)
-	m.registry.MustRegister(m.exchanges, m.mints, m.revocations, m.live, m.lag, m.fsync, m.requests, m.reloads, info,
+	m.registry.MustRegister(m.exchanges, m.mints, m.revocations, m.live, m.lag, m.fsync, m.requests, m.reloads, m.reported, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -85,6 +88,11 @@ func (m *Metrics) Minted(kind, outcome string, took time.Duration) {
 // Revoked implements [broker.Meter]. A credential without a lease has no kind.
 func (m *Metrics) Revoked(kind, outcome string) {
 	m.revocations.WithLabelValues(cmp.Or(kind, "none"), m.outcome(outcome)).Inc()
+}
+
+// Reported implements [broker.Meter]. Rules' ids come from policy files.
+func (m *Metrics) Reported(rule string, effect broker.Effect) {
+	m.reported.WithLabelValues(rule, string(effect)).Inc()
 }
 
 // Swept implements [broker.Meter].

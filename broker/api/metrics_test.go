@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/daypass-dev/daypass/broker"
 )
 
 func scrape(t *testing.T, m *Metrics) string {
@@ -38,6 +40,7 @@ func TestMetricsSayWhatOperatorsWatch(t *testing.T) {
 	m.Revoked("postgres", "failed")
 	m.Revoked("", "ok")
 	m.Swept(17, 90*time.Second)
+	m.Reported("teams/trial/less", broker.EffectDeny)
 	m.Fsynced(time.Millisecond)
 	m.served("POST /v1/exchange", 200, time.Second)
 	got := scrape(t, m)
@@ -51,6 +54,7 @@ func TestMetricsSayWhatOperatorsWatch(t *testing.T) {
 		`daypass_revocations_total{kind="none",outcome="ok"} 1`,
 		`daypass_live_leases 17`,
 		`daypass_sweep_lag_seconds 90`,
+		`daypass_policy_reported_total{effect="deny",rule="teams/trial/less"} 1`,
 		`daypass_journal_fsync_seconds_count 1`,
 		`daypass_journal_healthy 1`,
 		`daypass_build_info{version="v1.2.3"} 1`,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -349,8 +350,10 @@ func TestNotesPastTheBoundAreCountedInOneRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j, _, dir := onBadDisk(t)
 		huge := strings.Repeat("x", maxNote)
-		j.Note(broker.Record{Event: broker.EventRefused, Reason: "big", Claims: broker.Claims{"x": huge}}) // kept, slimmed
-		j.Note(broker.Record{Event: broker.EventRefused, Reason: "huge", Detail: huge})                    // dropped
+		many := slices.Repeat([]broker.Reported{{Grant: "db", Rule: "trial/less", Effect: broker.EffectDeny}}, maxNote/10)
+		j.Note(broker.Record{Event: broker.EventRefused, Reason: "big", // kept, slimmed
+			Claims: broker.Claims{"x": huge}, DeniedBy: many, Reported: many})
+		j.Note(broker.Record{Event: broker.EventRefused, Reason: "huge", Detail: huge}) // dropped
 		for n := range maxNotes + 99 {
 			j.Note(broker.Record{Event: broker.EventRefused, Reason: fmt.Sprint(n)})
 		}

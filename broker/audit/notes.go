@@ -85,7 +85,7 @@ func (n *notes) add(r broker.Record) {
 }
 
 // slim returns a record that is small enough to be kept: whole, or without
-// what a token can blow up; or false.
+// what a token or many rules can blow up; or false.
 func slim(r broker.Record) (broker.Record, bool) {
 	fits := func() bool {
 		b, err := json.Marshal(r)
@@ -95,6 +95,7 @@ func slim(r broker.Record) (broker.Record, bool) {
 		return r, true
 	}
 	r.Claims, r.Denials, r.Grants, r.Session = nil, nil, nil, nil
+	r.DeniedBy, r.Reported = nil, nil
 	return r, fits()
 }
 
