@@ -87,7 +87,7 @@ type Rule struct {
 }
 
 // Denies reports whether it is a rule that takes away.
-func (r *Rule) Denies() bool { return r.Node.Get("deny") != nil }
+func (r *Rule) Denies() bool { return len(r.Deny) > 0 || r.Node.Get("deny") != nil }
 
 // Reports reports whether what the rule decides is only written down.
 func (r *Rule) Reports() bool { return r.Mode == modeReport }
