@@ -20,6 +20,7 @@ type Config struct {
 	Leases   Leases
 	Book     LeaseBook
 	Sessions Sessions
+	Alarms   Alarms
 	Answers  Answers
 	Encode   func(Answer) ([]byte, error) // an answer as a client reads it, to be sealed
 	Targets  map[string]Minter            // by the name that grants use
@@ -87,6 +88,7 @@ type Broker struct {
 	leases   Leases
 	book     LeaseBook
 	sessions Sessions
+	alarms   Alarms
 	answers  Answers
 	encode   func(Answer) ([]byte, error)
 	targets  map[string]Minter
@@ -113,7 +115,7 @@ func New(c Config) (*Broker, error) {
 	}
 	return &Broker{
 		verifier: c.Verifier, policy: c.Policy, replay: c.Replay, journal: c.Journal,
-		leases: c.Leases, book: c.Book, sessions: c.Sessions, answers: c.Answers, encode: c.Encode, targets: maps.Clone(c.Targets),
+		leases: c.Leases, book: c.Book, sessions: c.Sessions, alarms: c.Alarms, answers: c.Answers, encode: c.Encode, targets: maps.Clone(c.Targets),
 		limits: c.Limits, meter: c.Meter, log: c.Log, now: c.Now, rand: c.Rand,
 		takebacks:     maps.Clone(c.Takeback),
 		mintTimeout:   cmp.Or(c.MintTimeout, 20*time.Second),
@@ -132,7 +134,7 @@ func (c Config) missing() error {
 	}{
 		{"Verifier", c.Verifier == nil}, {"Policy", c.Policy == nil}, {"Replay", c.Replay == nil},
 		{"Journal", c.Journal == nil}, {"Leases", c.Leases == nil}, {"Book", c.Book == nil},
-		{"Sessions", c.Sessions == nil}, {"Answers", c.Answers == nil}, {"Encode", c.Encode == nil}, {"Meter", c.Meter == nil}, {"Log", c.Log == nil},
+		{"Sessions", c.Sessions == nil}, {"Alarms", c.Alarms == nil}, {"Answers", c.Answers == nil}, {"Encode", c.Encode == nil}, {"Meter", c.Meter == nil}, {"Log", c.Log == nil},
 		{"Now", c.Now == nil}, {"Rand", c.Rand == nil},
 	} {
 		if part.absent {

@@ -26,6 +26,7 @@ func TestThePromisesHoldWhateverFails(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				r.guard("few")
 				w := &weather{odds: rand.New(rand.NewPCG(seed, 1)), share: []float64{0, 0.02, 0.05, 0.15}[seed%4]}
 				r.course.leaveToChance(w.strike)
 				ctx, stop := context.WithCancel(context.Background())

@@ -99,6 +99,9 @@ var (
 	ErrNoSession = &Error{Code: SessionExpired, Reason: "session_unknown", Public: "the job session is not known or has ended; exchange a fresh CI token"}
 	// ErrClosing: the job session is being given back.
 	ErrClosing = &Error{Code: Conflict, Public: "the job session is closing"}
+	// ErrReused: somebody else offered the CI token of the job session.
+	ErrReused = &Error{Code: Conflict, Reason: "session_reused",
+		Public: "the CI token of this job session was offered by somebody else too, so nothing more is given for it; what it has can be given back. Tell your security team, and start a new job"}
 	// ErrExpiresOnly: the credential cannot be taken back; it ends by itself.
 	ErrExpiresOnly = errors.New("cannot be taken back, expires by itself")
 )

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -80,7 +81,7 @@ func (b *Broker) More(ctx context.Context, session Secret, r Request) (Answer, e
 	if answer.Sealed != nil {
 		return answer, nil
 	}
-	answer.Decision, err = b.decide(ctx, s.For, r)
+	answer.Decision, err = b.decideOn(ctx, s, r)
 	if err != nil || r.DryRun {
 		return answer, err
 	}
@@ -125,6 +126,24 @@ func (b *Broker) decide(ctx context.Context, id Identity, r Request) (Decision, 
 		return d, b.refused(r, id, d, fail(Internal, nil, "the request could not be decided"))
 	case r.DryRun:
 		b.sayTakeback(d.Permits)
+	}
+	return d, nil
+}
+
+// decideOn is decide for a job session, which may refuse what policy permits.
+func (b *Broker) decideOn(ctx context.Context, s Session, r Request) (Decision, error) {
+	d, err := b.decide(ctx, s.For, r)
+	if err != nil || !s.Reused {
+		return d, err
+	}
+	if len(r.Wants) == 0 { // what it could have
+		d.Permits = slices.DeleteFunc(slices.Clone(d.Permits), func(p Permit) bool { return s.Refuses(p.Grant) != nil })
+		return d, nil
+	}
+	for _, p := range d.Permits {
+		if err := s.Refuses(p.Grant); err != nil {
+			return d, b.refused(r, s.For, d, err)
+		}
 	}
 	return d, nil
 }
@@ -287,8 +306,8 @@ func checkWants(wants []Want) error {
 
 // mints says why a session buys nothing, or nil.
 func (b *Broker) mints(s Session) error {
-	if s.Closing {
-		return ErrClosing
+	if err := s.Ended(); err != nil {
+		return err
 	}
 	if !b.now().Before(s.Expires) {
 		return &Error{Code: SessionExpired, Public: "the job session has expired; extend it with a fresh CI token of the same job"}

@@ -490,7 +490,7 @@ func TestABrokerIsNotMadeWithoutItsParts(t *testing.T) {
 	if err == nil {
 		t.Fatal("it was made of nothing")
 	}
-	for _, part := range []string{"Verifier", "Policy", "Replay", "Journal", "Leases", "Book", "Sessions", "Meter", "Log", "Now", "Rand", `"left"`} {
+	for _, part := range []string{"Verifier", "Policy", "Replay", "Journal", "Leases", "Book", "Sessions", "Alarms", "Meter", "Log", "Now", "Rand", `"left"`} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("the error does not name %s: %v", part, err)
 		}

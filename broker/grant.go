@@ -23,7 +23,7 @@ type OnReuse string
 // either case.
 const (
 	OnReuseKeep   OnReuse = ""       // nothing more
-	OnReuseRevoke OnReuse = "revoke" // what the first exchange got is taken back
+	OnReuseRevoke OnReuse = "revoke" // it is taken back, and its job session ends
 )
 
 // Grant is a named thing a job can ask for, as the operator defined it. It is

@@ -44,7 +44,13 @@ func (b *Broker) startSession(p *plan) error {
 	if err != nil {
 		return &Error{Code: Internal, Reason: "no_randomness", Err: err, Public: "something went wrong on our side"}
 	}
-	p.bind(Session{ID: id, For: p.id, Opened: b.now(), Expires: p.id.Expires, Recipient: p.request.Recipient}, token)
+	s := Session{ID: id, For: p.id, Opened: b.now(), Expires: p.id.Expires, Recipient: p.request.Recipient}
+	for _, o := range p.orders {
+		if o.Grant.OnReuse == OnReuseRevoke {
+			s.OnReuse = OnReuseRevoke
+		}
+	}
+	p.bind(s, token)
 	return nil
 }
 

@@ -23,6 +23,7 @@ const (
 	EventUndone    Event = "undone"      // a mint failed or was withheld, and was taken back
 	EventExtended  Event = "extended"    // a job session got a fresh token
 	EventShut      Event = "shut"        // a job session is being given back
+	EventAlarm     Event = "alarm"       // a job session's token was offered by somebody else, and its grants say what to do
 	EventRevoked   Event = "revoked"     // a credential is gone
 	EventUnrevoked Event = "unrevoked"   // revoking failed; it is tried again
 	EventOrphan    Event = "orphan"      // a credential without a lease was found overdue in a target and dropped

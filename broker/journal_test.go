@@ -103,7 +103,7 @@ func everythingThatIsJournalled(t *testing.T, r *rig, first broker.Answer) {
 	r.left.foreign = []broker.Held{orphan(t, 1)}
 	r.SweepTarget(ctx, "left") // orphan
 	for _, e := range []broker.Event{broker.EventIntent, broker.EventIssued, broker.EventReused, broker.EventRefused, broker.EventDenied,
-		broker.EventUndone, broker.EventExtended, broker.EventShut, broker.EventUnrevoked, broker.EventOperator, broker.EventRevoked, broker.EventOrphan} {
+		broker.EventUndone, broker.EventExtended, broker.EventShut, broker.EventAlarm, broker.EventUnrevoked, broker.EventOperator, broker.EventRevoked, broker.EventOrphan} {
 		if len(r.journal.of(e)) == 0 {
 			t.Errorf("nothing is journalled as %s", e)
 		}

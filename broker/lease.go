@@ -54,12 +54,14 @@ type Caps struct{ LivePerPlace int }
 // Every lease counts as live until it is closed.
 type Leases interface {
 	// Open stores leases as pending, all or none. It refuses with
-	// [RateLimited] where a cap would be passed, and with [ErrClosing] or
-	// [ErrNoSession] where their session is shut or unknown.
+	// [RateLimited] where a cap would be passed, and where their session
+	// refuses them with what [Session.Refuses] says, or with [ErrNoSession]
+	// where it is unknown.
 	Open(ctx context.Context, leases []Lease, caps Caps) error
 	// Activate marks pending leases as active and due at their NotAfter, all
-	// or none. It fails with [ErrClosing] where their session has been shut
-	// meanwhile, or a lease is no longer pending.
+	// or none. It fails with what [Session.Refuses] says where their session
+	// refuses them by now, or with [ErrClosing] where it is gone or a lease is
+	// no longer pending.
 	Activate(ctx context.Context, made []Minted) error
 	// Postpone stores that revoking l has to be tried again: state
 	// revoking, its Due, Attempts and LastErr. A lease that is gone stays

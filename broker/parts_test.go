@@ -346,6 +346,7 @@ type frailLeases struct {
 	broker.Leases
 	broker.LeaseBook
 	broker.Sessions
+	broker.Alarms
 	course *course
 }
 
@@ -418,6 +419,10 @@ func (f frailLeases) Shut(ctx context.Context, id broker.SessionID, at time.Time
 	return done(ctx, f.course, "closing", func() error { return f.Sessions.Shut(ctx, id, at) })
 }
 
+func (f frailLeases) Alarm(ctx context.Context, id broker.SessionID, until, at time.Time) (broker.Session, error) {
+	return tried(ctx, f.course, "alarm", func() (broker.Session, error) { return f.Alarms.Alarm(ctx, id, until, at) })
+}
+
 var (
 	_ broker.Verifier  = (*booth)(nil)
 	_ broker.Policy    = (*statute)(nil)
@@ -428,4 +433,5 @@ var (
 	_ broker.Leases    = frailLeases{}
 	_ broker.LeaseBook = frailLeases{}
 	_ broker.Sessions  = frailLeases{}
+	_ broker.Alarms    = frailLeases{}
 )

@@ -108,25 +108,37 @@ func (b *Broker) usedAgain(ctx context.Context, id Identity, owner Owner, err er
 		return err
 	}
 	b.log.Warn("a used token was offered again by somebody else", "issuer", id.Issuer, "token", id.Token, "place", id.Place())
-	b.takeBackReused(ctx, used.Session)
+	if used.Session != "" {
+		b.alarm(ctx, id, used.Session)
+	}
 	return err
 }
 
-// takeBackReused takes back what a token bought whose grant says so.
-func (b *Broker) takeBackReused(ctx context.Context, session SessionID) {
-	if session == "" {
-		return
-	}
+// alarm does what the grants of a job session say about a token of it that is in
+// two hands, of which we cannot know which is the thief's. The session hears of
+// it first: from then on what is only just being bought is not had, and what is
+// to be taken back is due, so that a sweeper ends what we do not get to. So one
+// alarm is enough, and the next costs a look.
+func (b *Broker) alarm(ctx context.Context, id Identity, session SessionID) {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
 	defer done()
+	s, err := b.sessions.Session(ctx, session)
+	if err == nil && s.Reused {
+		return
+	}
+	if s, err = b.alarms.Alarm(ctx, session, id.Expires, b.now()); err != nil {
+		b.log.Error("the job session of a reused token cannot be told, so what it has is not taken back", "err", err)
+		return
+	}
+	rec := about(EventAlarm, b.now(), "", id, "")
+	rec.Session, rec.Reason = &Session{ID: s.ID, Reused: true, OnReuse: s.OnReuse}, "token_reused"
+	b.tell(ctx, rec)
 	leases, err := b.book.List(ctx, LeaseFilter{Session: session})
 	if err != nil {
-		b.log.Error("what a reused token bought cannot be listed, so it is not taken back", "err", err)
+		b.log.Error("what a reused token bought cannot be listed; sweepers take it back", "err", err)
 		return
 	}
 	for _, l := range leases {
-		// A pending one too: its mint, which may be the thief's, then fails at
-		// Activate and is undone.
 		if l.Grant.OnReuse == OnReuseRevoke && l.State != LeaseRevoking {
 			b.revoke(ctx, l, l.Request, "token_reused")
 		}

@@ -7,6 +7,7 @@ import (
 	"crypto/hpke"
 	"crypto/rand"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -124,18 +125,33 @@ func TestATokenInOtherHandsIsReusedWhateverKeyComesWithIt(t *testing.T) {
 	}
 }
 
-func TestAReusedTokenTakesBackWhatItsGrantSays(t *testing.T) {
-	r := newRig(t, nil)
+// guard makes a grant say that a reuse takes it back.
+func (r *rig) guard(name string) {
 	r.statute.change(func(p *statute) {
-		g := p.grants["db"]
+		g := p.grants[name]
 		g.OnReuse = broker.OnReuseRevoke
-		p.grants["db"] = g
+		p.grants[name] = g
 	})
+}
+
+// reused checks that a session is refused because its token was reused.
+func (r *rig) reused(err error) {
+	r.t.Helper()
+	if e := r.refused(err, broker.Conflict); e.Reason != "session_reused" {
+		r.t.Errorf("refused as %q: %v", e.Reason, e)
+	}
+}
+
+func TestAReusedTokenEndsItsSessionAndTakesBackWhatItsGrantSays(t *testing.T) {
+	r := newRig(t, nil)
+	r.guard("db")
+	ctx := t.Context()
 	token := r.token(job("1", "a"))
-	if _, err := r.Exchange(t.Context(), token, sealedAsk(newRecipient(t), "db", "queue")); err != nil {
+	first, err := r.Exchange(ctx, token, sealedAsk(newRecipient(t), "db", "queue"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Exchange(t.Context(), token, sealedAsk(newRecipient(t), "db")); broker.CodeOf(err) != broker.TokenReused {
+	if _, err := r.Exchange(ctx, token, sealedAsk(newRecipient(t), "db")); broker.CodeOf(err) != broker.TokenReused {
 		t.Fatal(err)
 	}
 	if r.left.left() != 0 || r.right.left() != 1 {
@@ -144,29 +160,180 @@ func TestAReusedTokenTakesBackWhatItsGrantSays(t *testing.T) {
 	if gone := r.journal.of(broker.EventRevoked); len(gone) != 1 || gone[0].Reason != "token_reused" {
 		t.Errorf("journalled: %+v", gone)
 	}
+	// One of the two is the thief, so whoever holds the session gets no more of it.
+	for _, names := range [][]string{{"db"}, {"queue"}, {}} {
+		_, err = r.More(ctx, first.Token, ask(names...))
+		r.reused(err)
+	}
+	dry := ask("queue")
+	dry.DryRun = true
+	_, err = r.More(ctx, first.Token, dry)
+	r.reused(err)
+	later := job("1", "a")
+	later.Expires, later.KeepUntil = later.Expires.Add(time.Hour), later.KeepUntil.Add(time.Hour)
+	fresh := r.token(later)
+	_, err = r.Extend(ctx, first.Token, fresh, "req_ext")
+	r.reused(err)
+	if r.spent(fresh) {
+		t.Error("a token that extended nothing is spent")
+	}
+	// And what it has it can give back, once for the journal.
+	s, leases, err := r.Whoami(ctx, first.Token)
+	if err != nil || s.Ended() == nil || len(leases) != 1 {
+		t.Errorf("it is %+v with %d leases, %v", s, len(leases), err)
+	}
+	for i := range 3 {
+		outcomes, err := r.GiveBack(ctx, first.Token, "req_back")
+		if err != nil || i == 0 && stateOf(outcomes, "queue") != broker.StateRevoked {
+			t.Errorf("give back: %+v %v", outcomes, err)
+		}
+	}
+	if n := len(r.journal.of(broker.EventShut)); n != 1 || !r.clean() {
+		t.Errorf("giving back is journalled %d times; all is gone: %t", n, r.clean())
+	}
 }
 
-func TestAReuseWhileTheFirstIsBeingMintedTakesItBackToo(t *testing.T) {
+func TestALeaseOfASessionThatEndedByAReuseCanBeGivenBackAlone(t *testing.T) {
 	r := newRig(t, nil)
-	r.statute.change(func(p *statute) {
-		g := p.grants["db"]
-		g.OnReuse = broker.OnReuseRevoke
-		p.grants["db"] = g
-	})
+	r.guard("db")
 	token := r.token(job("1", "a"))
-	var owners error
-	r.course.meanwhile("mint db", func(ctx context.Context) error {
-		_, owners = r.Exchange(ctx, token, sealedAsk(newRecipient(t), "db"))
-		return nil
-	})
-	if a, err := r.Exchange(t.Context(), token, sealedAsk(newRecipient(t), "db")); err == nil || len(a.Granted) != 0 || a.Sealed != nil {
-		t.Errorf("whoever came first got %+v %v, want nothing", a, err)
+	first, err := r.Exchange(t.Context(), token, ask("db", "queue"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if broker.CodeOf(owners) != broker.TokenReused {
-		t.Errorf("whoever came second: %v, want token_reused", owners)
+	if r.spent(token) != true || r.right.left() != 1 {
+		t.Fatal("the token was not offered again, or took back too much")
 	}
-	if r.left.left() != 0 || len(r.leases()) != 0 {
-		t.Errorf("%d keys and %d leases are left", r.left.left(), len(r.leases()))
+	outcome, err := r.GiveBackLease(t.Context(), first.Token, first.Granted[1].Lease.ID, "req_back")
+	if err != nil || outcome.State != broker.StateRevoked || r.right.left() != 0 {
+		t.Errorf("%+v %v", outcome, err)
+	}
+}
+
+// The attack: whoever stole the token opens a session and asks for nothing yet,
+// so that the alarm finds nothing to take back.
+func TestAThiefWhoAskedForNothingYetGetsNothingGuardedAfterTheAlarm(t *testing.T) {
+	r := newRig(t, nil)
+	r.guard("db")
+	token := r.token(job("1", "a"))
+	thief, err := r.Exchange(t.Context(), token, ask())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Exchange(t.Context(), token, sealedAsk(newRecipient(t), "db")); broker.CodeOf(err) != broker.TokenReused {
+		t.Fatal(err)
+	}
+	for _, names := range [][]string{{"db"}, {"queue", "db"}} {
+		_, err = r.More(t.Context(), thief.Token, ask(names...))
+		r.reused(err)
+	}
+	later := job("1", "a")
+	later.Expires, later.KeepUntil = later.Expires.Add(time.Hour), later.KeepUntil.Add(time.Hour)
+	if _, err := r.Extend(t.Context(), thief.Token, r.token(later), "req_ext"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.More(t.Context(), thief.Token, ask("db"))
+	r.reused(err)
+	offer := ask()
+	offer.DryRun = true
+	if a, err := r.More(t.Context(), thief.Token, offer); err != nil || slices.ContainsFunc(a.Decision.Permits, func(p broker.Permit) bool { return p.Grant.Name == "db" }) {
+		t.Errorf("it is offered %+v, %v", a.Decision.Permits, err)
+	}
+	if _, err := r.More(t.Context(), thief.Token, ask("queue")); err != nil {
+		t.Errorf("what no grant guards: %v", err)
+	}
+	// A session that got something guarded meanwhile, elsewhere, has ended.
+	if r.left.left() != 0 {
+		t.Errorf("%d keys are left", r.left.left())
+	}
+}
+
+// The attack: the token is offered again at each moment of the first exchange,
+// be it the thief's or not. What is guarded is had by nobody.
+func TestAReuseAtAnyMomentOfTheFirstExchangeLeavesNothingGuarded(t *testing.T) {
+	for _, at := range []string{"intent", "late intent", "start", "late start", "open", "late open", "mint queue", "mint db",
+		"activate", "late activate", "issued", "late issued"} {
+		t.Run(at, func(t *testing.T) {
+			r := newRig(t, nil)
+			r.guard("db")
+			token := r.token(job("1", "a"))
+			var second error
+			r.course.meanwhile(at, func(ctx context.Context) error {
+				_, second = r.Exchange(ctx, token, sealedAsk(newRecipient(t), "db"))
+				return nil
+			})
+			a, err := r.Exchange(t.Context(), token, sealedAsk(newRecipient(t), "queue", "db"))
+			if broker.CodeOf(second) != broker.TokenReused {
+				t.Fatalf("whoever came second: %v, want token_reused", second)
+			}
+			if r.left.left() != 0 {
+				t.Errorf("%d guarded keys are left; the first got %+v, %v", r.left.left(), a, err)
+			}
+			if err != nil && (len(a.Granted) != 0 || a.Sealed != nil || r.right.left() != 0) {
+				t.Errorf("an exchange that failed with %v left %d keys, and answers %+v", err, r.right.left(), a)
+			}
+			if !a.Token.IsZero() {
+				_, err = r.More(t.Context(), a.Token, ask("queue"))
+				r.reused(err)
+			}
+		})
+	}
+}
+
+func TestAnotherHundredOffersOfAReusedTokenCostALookEach(t *testing.T) {
+	r := newRig(t, nil)
+	r.guard("db")
+	token := r.token(job("1", "a"))
+	if _, err := r.Exchange(t.Context(), token, ask("db", "queue")); err != nil {
+		t.Fatal(err)
+	}
+	r.spent(token)
+	r.course.forget()
+	for range 100 {
+		r.spent(token)
+	}
+	if n, steps := len(r.journal.of(broker.EventAlarm)), r.course.of("alarm", "list", "revoke"); n != 1 || len(steps) != 0 {
+		t.Errorf("%d alarms are journalled, and the later offers did %q", n, steps)
+	}
+}
+
+func TestAnAlarmThatCouldNotBeToldIsRaisedByTheNextOffer(t *testing.T) {
+	r := newRig(t, nil)
+	r.guard("db")
+	token := r.token(job("1", "a"))
+	if _, err := r.Exchange(t.Context(), token, ask("db")); err != nil {
+		t.Fatal(err)
+	}
+	r.course.breaks("alarm", errBroken)
+	if !r.spent(token) || r.left.left() != 1 || len(r.journal.of(broker.EventAlarm)) != 0 {
+		t.Fatal("the alarm did not fail")
+	}
+	r.course.breaks("alarm", nil)
+	if !r.spent(token) || r.left.left() != 0 {
+		t.Errorf("%d keys are left", r.left.left())
+	}
+}
+
+// What the alarm's own broker could not take back is due, so a sweeper does.
+func TestAnAlarmIsFinishedBySweepers(t *testing.T) {
+	for _, at := range []string{"list", "revoke db"} {
+		t.Run(at, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, nil)
+				r.guard("db")
+				token := r.token(job("1", "a"))
+				if _, err := r.Exchange(t.Context(), token, ask("db")); err != nil {
+					t.Fatal(err)
+				}
+				r.course.breaks(at, errBroken)
+				r.spent(token)
+				r.course.breaks(at, nil)
+				if r.left.left() != 1 {
+					t.Fatal("it was taken back all the same")
+				}
+				r.sweepUntil(30*time.Second, r.clean)
+			})
+		})
 	}
 }
 

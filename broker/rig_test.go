@@ -64,7 +64,7 @@ func newRig(t testing.TB, edit func(*broker.Config)) *rig {
 		t.Fatal(err)
 	}
 	r.replay = frailReplay{used, c}
-	r.store = frailLeases{Leases: books, LeaseBook: books, Sessions: books, course: c}
+	r.store = frailLeases{Leases: books, LeaseBook: books, Sessions: books, Alarms: books, course: c}
 	config := r.config(edit)
 	b, err := broker.New(config)
 	if err != nil {
@@ -78,7 +78,7 @@ func newRig(t testing.TB, edit func(*broker.Config)) *rig {
 func (r *rig) config(edit func(*broker.Config)) broker.Config {
 	config := broker.Config{
 		Verifier: r.booth, Policy: r.statute, Replay: r.replay, Journal: r.journal,
-		Leases: r.store, Book: r.store, Sessions: r.store, Meter: r.tally,
+		Leases: r.store, Book: r.store, Sessions: r.store, Alarms: r.store, Meter: r.tally,
 		Answers: r.replay.Replay.(broker.Answers), Encode: encodeInClear,
 		Targets: map[string]broker.Minter{"left": r.left, "right": r.right},
 		Log:     slog.New(slog.NewJSONHandler(r.log, nil)), Now: time.Now, Rand: rand.Reader,

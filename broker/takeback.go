@@ -29,8 +29,8 @@ func (b *Broker) Extend(ctx context.Context, session, token Secret, request stri
 	if err != nil {
 		return Session{}, b.refused(r, Identity{}, Decision{}, err)
 	}
-	if s.Closing {
-		return Session{}, b.refused(r, s.For, Decision{}, ErrClosing)
+	if err := s.Ended(); err != nil {
+		return Session{}, b.refused(r, s.For, Decision{}, err)
 	}
 	fresh, err := b.verify(ctx, token)
 	if err != nil {

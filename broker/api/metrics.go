@@ -198,7 +198,7 @@ func knownOutcomes(more []string) map[string]bool {
 		"issued", "redelivered", "ok", "failed",
 		"answer_store", "being_answered", "denied_stranger", "idempotency_key_used", "issued_in_future", "journal",
 		"journal_intent", "journal_issued", "lease_store", "no_policy", "no_randomness", "not_longer", "other_job",
-		"plan", "record_refused", "replay_store", "session_start", "session_unknown", "too_many_live",
+		"plan", "record_refused", "replay_store", "session_reused", "session_start", "session_unknown", "too_many_live",
 	}, {
 		"alg_refused", "ambiguous", "aud_not_single", "audience_mismatch", "claim_missing", "claims", "encoding",
 		"exp_before_iat", "exp_missing", "exp_type", "expired", "header", "header_member", "iat_in_future", "iat_missing",

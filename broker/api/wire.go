@@ -184,7 +184,7 @@ func showWhoami(id string, s broker.Session, leases []broker.Lease) whoamiJSON {
 		Issuer: s.For.Issuer, Subject: s.For.Subject, Repository: job.Repository, RepositoryID: job.RepositoryID,
 		Ref: job.Ref, Environment: job.Environment, Event: job.Event, Run: job.Run, RunURL: job.RunURL,
 	}}
-	out.Session.Expires, out.Session.Closing = showTime(s.Expires), s.Closing
+	out.Session.Expires, out.Session.Closing = showTime(s.Expires), s.Ended() != nil
 	for _, l := range leases {
 		out.Leases = append(out.Leases, leaseJSON{LeaseID: l.ID, Grant: l.Grant.Name, Kind: l.Grant.Kind,
 			State: l.State, Expires: showTime(l.NotAfter), Takeback: l.Takeback})

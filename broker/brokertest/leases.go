@@ -16,6 +16,7 @@ type LeaseStore interface {
 	broker.Leases
 	broker.LeaseBook
 	broker.Sessions
+	broker.Alarms
 }
 
 // TestLeases checks that stores keep the contracts of [broker.Leases] and

@@ -95,16 +95,16 @@ func (b *books) prune(now time.Time) {
 	maps.DeleteFunc(b.sessions, func(_ broker.SessionID, s broker.Session) bool { return !b.keeps(s, now) })
 }
 
-// shut marks a session as closing and makes its leases due.
-func (b *books) shut(id broker.SessionID, at time.Time) {
+// end ends a session, if it is kept, and makes leases of it due.
+func (b *books) end(id broker.SessionID, e ending) {
 	s, ok := b.sessions[id]
 	if !ok {
 		return
 	}
-	s.Closing = true
-	b.sessions[id] = s
-	for _, l := range b.pick(broker.LeaseFilter{Session: id}) {
-		if l, changed := hastened(l, at); changed {
+	leases := b.pick(broker.LeaseFilter{Session: id})
+	b.sessions[id] = e.of(s, leases)
+	for _, l := range leases {
+		if l, changed := hastened(l, e.at); changed && e.takes(l) {
 			b.put(l)
 		}
 	}

@@ -65,7 +65,58 @@ func postponed(kept, asked broker.Lease) broker.Lease {
 	return kept
 }
 
-// hastened is a lease of a session that was shut: due at once, unless it is
+// ending is what a session comes to: it is given back, or, by an alarm, its token
+// was reused.
+type ending struct {
+	at     time.Time
+	reused bool
+}
+
+// of is the session afterwards; leases are those that it has.
+func (e ending) of(s broker.Session, leases []broker.Lease) broker.Session {
+	if !e.reused {
+		s.Closing = true
+		return s
+	}
+	s.Reused = true
+	if slices.ContainsFunc(leases, e.takes) {
+		s.OnReuse = broker.OnReuseRevoke
+	}
+	return s
+}
+
+// takes reports whether a lease becomes due.
+func (e ending) takes(l broker.Lease) bool {
+	return !e.reused || l.Grant.OnReuse == broker.OnReuseRevoke
+}
+
+// told is a session that was not there yet when the alarm was raised: nobody has
+// its token.
+func told(id broker.SessionID, until time.Time) broker.Session {
+	return broker.Session{ID: id, Expires: until, Reused: true}
+}
+
+// started is a new session where another is kept by its id, which may only be
+// one that was told of an alarm.
+func started(s, kept broker.Session) (broker.Session, error) {
+	if !kept.Opened.IsZero() {
+		return s, fault(errors.New("start: the job session exists"))
+	}
+	s.Reused = true
+	return s, s.Ended()
+}
+
+// refusal says why a session's leases cannot be had, or nil.
+func refusal(s broker.Session, leases ...broker.Lease) error {
+	for _, l := range leases {
+		if err := s.Refuses(l.Grant); err != nil {
+			return err
+		}
+	}
+	return s.Ended()
+}
+
+// hastened is a lease of a session that ends: due at once, unless it is
 // being revoked already or was due before.
 func hastened(l broker.Lease, at time.Time) (broker.Lease, bool) {
 	if l.State == broker.LeaseRevoking || !l.Due.After(at) {

@@ -30,6 +30,7 @@ var (
 	_ broker.Leases    = (*Memory)(nil)
 	_ broker.LeaseBook = (*Memory)(nil)
 	_ broker.Sessions  = (*Memory)(nil)
+	_ broker.Alarms    = (*Memory)(nil)
 )
 
 // NewMemory makes an empty store.
@@ -50,8 +51,8 @@ func (m *Memory) Open(ctx context.Context, leases []broker.Lease, caps broker.Ca
 	defer m.mu.Unlock()
 	if s, ok := m.session(o.session); !ok {
 		return broker.ErrNoSession
-	} else if s.Closing {
-		return broker.ErrClosing
+	} else if err := refusal(s, leases...); err != nil {
+		return err
 	}
 	if most := caps.LivePerPlace; most > 0 && len(m.books.places[o.place])+len(leases) > most {
 		return broker.TooManyLive("this repository")
@@ -80,8 +81,11 @@ func (m *Memory) Activate(ctx context.Context, made []broker.Minted) error {
 	for _, minted := range made {
 		l, ok := m.books.leases[minted.ID]
 		s, known := m.books.sessions[l.Session]
-		if !ok || !known || s.Closing {
+		if !ok || !known {
 			return broker.ErrClosing
+		}
+		if err := refusal(s, l); err != nil {
+			return err
 		}
 		l, err := activated(l, minted)
 		if err != nil {
@@ -160,8 +164,14 @@ func (m *Memory) Start(ctx context.Context, s broker.Session) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.prune()
-	if _, ok := m.session(s.ID); ok || s.ID == "" {
-		return fault(errors.New("start: the job session exists, or has no id"))
+	if s.ID == "" {
+		return fault(errors.New("start: the job session has no id"))
+	}
+	if kept, ok := m.session(s.ID); ok {
+		var err error
+		if s, err = started(s, kept); err != nil {
+			return err
+		}
 	}
 	m.books.sessions[s.ID] = s
 	return nil
@@ -186,8 +196,8 @@ func (m *Memory) Extend(ctx context.Context, id broker.SessionID, fresh broker.I
 	if !ok {
 		return broker.ErrNoSession
 	}
-	if s.Closing {
-		return broker.ErrClosing
+	if err := s.Ended(); err != nil {
+		return err
 	}
 	m.books.sessions[id] = extended(s, fresh, until)
 	return nil
@@ -200,8 +210,27 @@ func (m *Memory) Shut(ctx context.Context, id broker.SessionID, at time.Time) er
 	if _, ok := m.session(id); !ok {
 		return broker.ErrNoSession
 	}
-	m.books.shut(id, at)
+	m.books.end(id, ending{at: at})
 	return nil
+}
+
+// Alarm implements [broker.Alarms].
+func (m *Memory) Alarm(ctx context.Context, id broker.SessionID, until, at time.Time) (broker.Session, error) {
+	if id == "" {
+		return broker.Session{}, fault(errors.New("alarm: the job session has no id"))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.prune()
+	if _, ok := m.session(id); !ok {
+		s := told(id, until)
+		if !m.now().Before(until) { // nothing can start by it any more
+			return s, nil
+		}
+		m.books.sessions[id] = s
+	}
+	m.books.end(id, ending{at: at, reused: true})
+	return m.books.sessions[id], nil
 }
 
 // session returns a session that is kept: one that has not expired, or of

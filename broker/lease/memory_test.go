@@ -25,6 +25,7 @@ func openMemory(t *testing.T, now func() time.Time) brokertest.LeaseStore { retu
 
 func TestMemoryKeepsTheContractOfLeases(t *testing.T)   { brokertest.TestLeases(t, openMemory) }
 func TestMemoryKeepsTheContractOfSessions(t *testing.T) { brokertest.TestSessions(t, openMemory) }
+func TestMemoryKeepsTheContractOfAlarms(t *testing.T)   { brokertest.TestAlarms(t, openMemory) }
 
 func TestMemoryNeedsAClock(t *testing.T) {
 	if _, err := lease.NewMemory(lease.MemoryConfig{}); err == nil {
@@ -155,6 +156,38 @@ func TestRestoreKeepsASessionShutAndItsLeasesDue(t *testing.T) {
 	}
 	if err := m.Open(t.Context(), []broker.Lease{brokertest.NewLease(s, now)}, broker.Caps{}); !errors.Is(err, broker.ErrClosing) {
 		t.Errorf("open: %v", err)
+	}
+}
+
+func TestRestoreKeepsAnAlarmAndWhatItLeftAlone(t *testing.T) {
+	clock := brokertest.NewClock(time.Now().Truncate(time.Second))
+	now := clock.Now()
+	ended, marked := brokertest.NewSession(now), brokertest.NewSession(now)
+	guarded, other, late := brokertest.NewLease(ended, now), activeOf(brokertest.NewLease(ended, now)), brokertest.NewLease(ended, now)
+	guarded.Grant.OnReuse, late.Grant.OnReuse = broker.OnReuseRevoke, broker.OnReuseRevoke
+	raised := now.Add(time.Minute)
+	var j journal
+	j.add(broker.Record{Event: broker.EventIntent, At: now, Session: &ended, Leases: []broker.Lease{guarded, other, late}})
+	j.add(broker.Record{Event: broker.EventIntent, At: now, Session: &marked})
+	j.add(broker.Record{Event: broker.EventAlarm, At: raised, Session: &broker.Session{ID: ended.ID, Reused: true, OnReuse: broker.OnReuseRevoke}})
+	j.add(broker.Record{Event: broker.EventAlarm, At: raised, Session: &broker.Session{ID: marked.ID, Reused: true}})
+	j.add(broker.Record{Event: broker.EventRevoked, At: raised, Leases: []broker.Lease{guarded}})
+	j.add(broker.Record{Event: broker.EventIssued, At: raised.Add(time.Second), Leases: []broker.Lease{activeOf(late), other}})
+	j.add(broker.Record{Event: broker.EventAlarm, At: raised.Add(time.Minute), Session: &broker.Session{ID: "nobody", Reused: true}})
+	m := newMemory(t, clock.Now)
+	if err := m.Restore(j.all(t)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := m.Session(t.Context(), ended.ID)
+	if err != nil || broker.ReasonOf(got.Ended()) != broker.ErrReused.Reason || got.Closing {
+		t.Errorf("the session that ended: %+v, %v", got, err)
+	}
+	if got, err := m.Session(t.Context(), marked.ID); err != nil || !got.Reused || got.Ended() != nil {
+		t.Errorf("the session that goes on: %+v, %v", got, err)
+	}
+	left := ids(t, m)
+	if len(left) != 2 || left[late.ID].Due.After(raised) || !left[other.ID].Due.Equal(other.NotAfter) {
+		t.Errorf("the leases are %+v", left)
 	}
 }
 

@@ -48,6 +48,7 @@ var (
 	_ broker.Leases    = (*Redis)(nil)
 	_ broker.LeaseBook = (*Redis)(nil)
 	_ broker.Sessions  = (*Redis)(nil)
+	_ broker.Alarms    = (*Redis)(nil)
 )
 
 // NewRedis makes a store. It contacts nothing.

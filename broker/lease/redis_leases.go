@@ -25,7 +25,7 @@ func (r *Redis) Open(ctx context.Context, leases []broker.Lease, caps broker.Cap
 		}
 	}
 	try := func(ctx context.Context) (string, error) {
-		s, err := r.openSessionOf(ctx, o.session)
+		s, err := r.openSessionOf(ctx, o.session, leases...)
 		if err != nil {
 			return "", err
 		}
@@ -47,11 +47,12 @@ func (r *Redis) Open(ctx context.Context, leases []broker.Lease, caps broker.Cap
 	return o.outcome(word)
 }
 
-// openSessionOf returns a session for which leases may be opened.
-func (r *Redis) openSessionOf(ctx context.Context, id broker.SessionID) (sealed[broker.Session], error) {
+// openSessionOf returns a session that has not ended and does not refuse the
+// leases given.
+func (r *Redis) openSessionOf(ctx context.Context, id broker.SessionID, leases ...broker.Lease) (sealed[broker.Session], error) {
 	s, err := r.readSession(ctx, id)
-	if err == nil && s.value.Closing {
-		err = broker.ErrClosing
+	if err == nil {
+		err = refusal(s.value, leases...)
 	}
 	return s, err
 }
@@ -133,6 +134,7 @@ func (r *Redis) tryActivate(ctx context.Context, made []broker.Minted) (string, 
 		return "", err
 	}
 	var session broker.SessionID
+	var leases []broker.Lease
 	var keys []string
 	var args []any
 	for i, m := range made {
@@ -156,8 +158,9 @@ func (r *Redis) tryActivate(ctx context.Context, made []broker.Minted) (string, 
 		}
 		keys = append(keys, r.leaseKey(m.ID), r.dueKey(active.Grant.Target))
 		args = append(args, string(m.ID), l.raw, record, active.Due.UnixMilli())
+		leases = append(leases, active)
 	}
-	s, err := r.openSessionOf(ctx, session)
+	s, err := r.openSessionOf(ctx, session, leases...)
 	if errors.Is(err, broker.ErrNoSession) {
 		return "", broker.ErrClosing
 	}

@@ -34,10 +34,27 @@ func (r *Redis) Start(ctx context.Context, s broker.Session) error {
 		return err
 	}
 	err = r.client.SetArgs(ctx, r.sessionKey(s.ID), record, redis.SetArgs{Mode: "NX", ExpireAt: r.mayForget(s)}).Err()
-	if errors.Is(err, redis.Nil) {
-		return fault(errors.New("start: the job session exists"))
+	if !errors.Is(err, redis.Nil) {
+		return unreachable(err)
 	}
-	return unreachable(err)
+	_, err = r.change(ctx, "start session", func(ctx context.Context) (string, error) { return r.tryStart(ctx, s) })
+	return err
+}
+
+// tryStart starts a session that may have been told of an alarm.
+func (r *Redis) tryStart(ctx context.Context, s broker.Session) (string, error) {
+	kept, err := r.readSession(ctx, s.ID)
+	if err != nil {
+		return "", err
+	}
+	if s, err = started(s, kept.value); err != nil {
+		return "", err
+	}
+	record, err := r.sealSession(s)
+	if err != nil {
+		return "", err
+	}
+	return r.run(ctx, r.scripts.extend, []string{r.sessionKey(s.ID)}, kept.raw, record, r.mayForget(s).UnixMilli())
 }
 
 // Session implements [broker.Sessions].
@@ -71,22 +88,54 @@ func (r *Redis) Extend(ctx context.Context, id broker.SessionID, fresh broker.Id
 // Shut implements [broker.Sessions].
 func (r *Redis) Shut(ctx context.Context, id broker.SessionID, at time.Time) error {
 	_, err := r.change(ctx, "shut session", func(ctx context.Context) (string, error) {
-		return r.tryShut(ctx, id, at)
+		s, err := r.readSession(ctx, id)
+		if err != nil {
+			return "", err
+		}
+		return r.tryEnd(ctx, s, &broker.Session{}, ending{at: at})
 	})
 	return err
 }
 
-func (r *Redis) tryShut(ctx context.Context, id broker.SessionID, at time.Time) (string, error) {
-	s, err := r.readSession(ctx, id)
+// Alarm implements [broker.Alarms].
+func (r *Redis) Alarm(ctx context.Context, id broker.SessionID, until, at time.Time) (broker.Session, error) {
+	var now broker.Session
+	_, err := r.change(ctx, "tell session of an alarm", func(ctx context.Context) (string, error) {
+		s, err := r.readSession(ctx, id)
+		if errors.Is(err, broker.ErrNoSession) {
+			now = told(id, until)
+			if !r.Now().Before(until) { // nothing can start by it any more
+				return "over", nil
+			}
+			return r.tryTell(ctx, now)
+		}
+		if err != nil {
+			return "", err
+		}
+		return r.tryEnd(ctx, s, &now, ending{at: at, reused: true})
+	})
+	return now, err
+}
+
+// tryTell leaves an alarm for a session that is not there yet.
+func (r *Redis) tryTell(ctx context.Context, s broker.Session) (string, error) {
+	if s.ID == "" || len(s.ID) > maxID {
+		return "", fault(errors.New("alarm: that is no id of a job session"))
+	}
+	record, err := r.sealSession(s)
 	if err != nil {
 		return "", err
 	}
-	closing := s.value
-	closing.Closing = true
-	record, err := r.sealSession(closing)
-	if err != nil {
-		return "", err
+	err = r.client.SetArgs(ctx, r.sessionKey(s.ID), record, redis.SetArgs{Mode: "NX", ExpireAt: r.mayForget(s)}).Err()
+	if errors.Is(err, redis.Nil) {
+		return "changed", nil
 	}
+	return "done", unreachable(err)
+}
+
+// tryEnd ends a session as it was read, and says in after what it is then.
+func (r *Redis) tryEnd(ctx context.Context, s sealed[broker.Session], after *broker.Session, e ending) (string, error) {
+	id := s.value.ID
 	ids, err := r.members(ctx, r.ownerKey(id), unsorted)
 	if err != nil {
 		return "", err
@@ -95,12 +144,15 @@ func (r *Redis) tryShut(ctx context.Context, id broker.SessionID, at time.Time) 
 	if err != nil {
 		return "", err
 	}
-	keys := []string{r.sessionKey(id), r.ownerKey(id)}
-	args := []any{s.raw, record}
+	var own []broker.Lease
+	keys, args := []string{r.sessionKey(id), r.ownerKey(id)}, []any{s.raw, ""}
 	for _, l := range leases {
 		due, record := l.value, ""
 		ours := l.err == nil && l.value.Session == id // the index may have been tampered with
-		if sooner, changed := hastened(l.value, at); ours && changed {
+		if ours {
+			own = append(own, l.value)
+		}
+		if sooner, changed := hastened(l.value, e.at); ours && changed && e.takes(l.value) {
 			if record, err = r.sealLease(sooner); err != nil {
 				return "", err
 			}
@@ -108,6 +160,10 @@ func (r *Redis) tryShut(ctx context.Context, id broker.SessionID, at time.Time) 
 		}
 		keys = append(keys, r.leaseKey(l.id), r.dueKey(l.value.Grant.Target))
 		args = append(args, string(l.id), l.raw, record, due.Due.UnixMilli())
+	}
+	*after = e.of(s.value, own)
+	if args[1], err = r.sealSession(*after); err != nil {
+		return "", err
 	}
 	return r.run(ctx, r.scripts.shut, keys, args...)
 }

@@ -78,6 +78,7 @@ func openRedis(t *testing.T, now func() time.Time) brokertest.LeaseStore {
 
 func TestRedisKeepsTheContractOfLeases(t *testing.T)   { brokertest.TestLeases(t, openRedis) }
 func TestRedisKeepsTheContractOfSessions(t *testing.T) { brokertest.TestSessions(t, openRedis) }
+func TestRedisKeepsTheContractOfAlarms(t *testing.T)   { brokertest.TestAlarms(t, openRedis) }
 
 func TestAUserWithTheDocumentedCommandsIsEnough(t *testing.T) {
 	hand := redis.NewClient(&redis.Options{Addr: shared.server.Addr(), Protocol: 2})
@@ -97,6 +98,7 @@ func TestAUserWithTheDocumentedCommandsIsEnough(t *testing.T) {
 	}
 	brokertest.TestLeases(t, asUser)
 	brokertest.TestSessions(t, asUser)
+	brokertest.TestAlarms(t, asUser)
 }
 
 // bench is a store, and the hand of somebody who can write to its Redis.
@@ -276,6 +278,7 @@ func TestAnUnreachableRedisIsUnavailable(t *testing.T) {
 			"session":  func() error { _, err := r.Session(ctx, s.ID); return err },
 			"extend":   func() error { return r.Extend(ctx, s.ID, s.For, time.Now()) },
 			"shut":     func() error { return r.Shut(ctx, s.ID, time.Now()) },
+			"alarm":    func() error { _, err := r.Alarm(ctx, s.ID, s.Expires, time.Now()); return err },
 			"ready":    func() error { return r.Ready(ctx) },
 		}
 		for name, call := range calls {

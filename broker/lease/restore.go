@@ -17,7 +17,7 @@ import (
 // A session comes back with the claims that the journal lists, which may be
 // fewer than its token had.
 func (m *Memory) Restore(records iter.Seq2[broker.Record, error]) error {
-	r := restoring{books: newBooks(), shut: make(map[broker.SessionID]time.Time)}
+	r := restoring{books: newBooks(), shut: make(map[broker.SessionID]time.Time), alarms: make(map[broker.SessionID]alarm)}
 	n := 0
 	for record, err := range records {
 		if err != nil {
@@ -27,7 +27,10 @@ func (m *Memory) Restore(records iter.Seq2[broker.Record, error]) error {
 		n++
 	}
 	for id, at := range r.shut { // an activation may have been told after the shutting
-		r.books.shut(id, at)
+		r.books.end(id, ending{at: at})
+	}
+	for id, a := range r.alarms {
+		r.books.alarm(id, a)
 	}
 	r.books.prune(m.now())
 	m.mu.Lock()
@@ -39,6 +42,24 @@ func (m *Memory) Restore(records iter.Seq2[broker.Record, error]) error {
 type restoring struct {
 	books books
 	shut  map[broker.SessionID]time.Time
+
+	alarms map[broker.SessionID]alarm
+}
+
+// alarm is the first that was told of a session.
+type alarm struct {
+	at      time.Time
+	onReuse broker.OnReuse
+}
+
+// alarm tells a session of an alarm again. That it ended then is known even
+// where the leases for which it did are over.
+func (b *books) alarm(id broker.SessionID, a alarm) {
+	if s, ok := b.sessions[id]; ok && a.onReuse == broker.OnReuseRevoke {
+		s.OnReuse = a.onReuse
+		b.sessions[id] = s
+	}
+	b.end(id, ending{at: a.at, reused: true})
 }
 
 func (r *restoring) apply(rec broker.Record) {
@@ -62,6 +83,12 @@ func (r *restoring) apply(rec broker.Record) {
 		if s := rec.Session; s != nil {
 			if _, ok := r.shut[s.ID]; !ok {
 				r.shut[s.ID] = rec.At
+			}
+		}
+	case broker.EventAlarm:
+		if s := rec.Session; s != nil {
+			if _, ok := r.alarms[s.ID]; !ok {
+				r.alarms[s.ID] = alarm{rec.At, s.OnReuse}
 			}
 		}
 	}

@@ -44,7 +44,7 @@ func TestAFloodOfStrangersAndReplaysLeavesRoomForIntents(t *testing.T) {
 	d := e.d
 	b, err := broker.New(broker.Config{
 		Verifier: fakeVerifier{}, Policy: d.policy, Replay: d.state.replay, Journal: d.journal,
-		Leases: d.state.leases, Book: d.state.book, Sessions: d.state.sessions,
+		Leases: d.state.leases, Book: d.state.book, Sessions: d.state.sessions, Alarms: d.state.alarms,
 		Answers: d.state.answers, Encode: api.EncodeAnswer,
 		Targets: d.targets, Meter: d.metrics, Log: d.log, Now: time.Now, Rand: rand.Reader,
 	})

@@ -24,6 +24,7 @@ type state struct {
 	leases   broker.Leases
 	book     broker.LeaseBook
 	sessions broker.Sessions
+	alarms   broker.Alarms
 	run      func(context.Context) // what it does in the background until ctx ends
 	ready    []api.Check
 	close    func() error
@@ -59,7 +60,7 @@ func openEmbedded(d *daemon) (*state, error) {
 		return nil, fmt.Errorf("rebuild used tokens from the journal: %w", err)
 	}
 	return &state{
-		replay: once, answers: once, leases: leases, book: leases, sessions: leases,
+		replay: once, answers: once, leases: leases, book: leases, sessions: leases, alarms: leases,
 		run:   func(context.Context) {},
 		ready: []api.Check{{Name: "replay", Func: once.Ready}},
 		close: func() error { return nil },
@@ -133,7 +134,7 @@ func openRedis(ctx context.Context, d *daemon, p process) (*state, error) {
 	d.metrics.WatchForged("replay", once.Forged)
 	d.metrics.WatchForged("leases", leases.Forged)
 	return &state{
-		replay: once, answers: once, leases: leases, book: leases, sessions: leases,
+		replay: once, answers: once, leases: leases, book: leases, sessions: leases, alarms: leases,
 		run:   once.Run,
 		ready: []api.Check{{Name: "replay", Func: once.Ready}, {Name: "leases", Func: leases.Ready}},
 		close: func() error { return errors.Join(once.Close(), leases.Disconnect()) },
