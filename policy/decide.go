@@ -199,15 +199,22 @@ func (c *choosing) gives(r *candidate, w broker.Want) time.Duration {
 // decided. Its expression sees the life that was asked for, which no rule that
 // allows can change.
 func (c *choosing) denies(r *candidate, w broker.Want) bool {
-	grant, ok := c.book.grants[w.Name]
+	ttl, ok := c.book.asked(w)
 	if _, named := slices.BinarySearch(r.deny, w.Name); !ok || !named {
 		return false
 	}
+	return c.conditions(r) != no && c.when(r.rule, w.Name, ttl) != no
+}
+
+// asked is the life that was asked for, at most the grant's; false for a grant
+// that there is not.
+func (b *Book) asked(w broker.Want) (time.Duration, bool) {
+	grant, ok := b.grants[w.Name]
 	ttl := grant.MaxTTL.Truncate(time.Second)
 	if w.TTL > 0 {
 		ttl = min(ttl, w.TTL.Truncate(time.Second))
 	}
-	return c.conditions(r) != no && c.when(r.rule, w.Name, ttl) != no
+	return ttl, ok
 }
 
 // conditions is the truth of the conditions that are no pinned ids.

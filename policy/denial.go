@@ -131,10 +131,13 @@ func shown(claim any) any {
 	return nil
 }
 
-func shownText(s string) string {
+func shownText(s string) string { return escaped(s, maxSaw) }
+
+// escaped is printable ASCII, of so many bytes of s at most.
+func escaped(s string, most int) string {
 	cut := s
-	if len(s) > maxSaw {
-		cut = s[:maxSaw]
+	if len(s) > most {
+		cut = s[:most]
 		for len(cut) > 0 && !utf8.RuneStart(s[len(cut)]) {
 			cut = cut[:len(cut)-1]
 		}
