@@ -25,7 +25,11 @@ func (e Explanation) WriteText(w io.Writer) error {
 	if e.Allowed {
 		word = "ALLOWED"
 	}
-	fmt.Fprintf(&b, "%s  %s, to a job of issuer %s, at %s\n", word, e.Grant, quotedName(e.Issuer), e.At.Format(time.RFC3339))
+	when := "at " + e.At.Format(time.RFC3339)
+	if e.At.IsZero() {
+		when = "before any rule's last day"
+	}
+	fmt.Fprintf(&b, "%s  %s, to a job of issuer %s, %s\n", word, e.Grant, quotedName(e.Issuer), when)
 	fmt.Fprintf(&b, "         %s\n", e.reason())
 	if e.Trimmed {
 		b.WriteString("         not all claims of the token are known: what depends on the others cannot be said\n")
