@@ -101,6 +101,7 @@ var dependencies = []dependency{
 
 // testDependencies are for tests alone.
 var testDependencies = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/rogpeppe/go-internal",
+	"github.com/santhosh-tekuri/jsonschema/v6",
 	"github.com/c2sp/wycheproof", "github.com/anishathalye/porcupine"}
 
 // A folder is one package as the source tells, whatever its build constraints.

@@ -39,8 +39,9 @@ type place struct {
 	pins   []Condition
 }
 
-// anyIssuer stands for every issuer.
-const anyIssuer = ""
+// anyIssuer stands for every issuer. It is nothing that one could be called, so
+// that an issuer that was left out somewhere is not all of them.
+const anyIssuer = "\x00"
 
 // rule is a [Rule], compiled.
 type rule struct {
@@ -179,7 +180,7 @@ func (r *rule) info() RuleInfo {
 		Source: r.file, Rule: r.ast, Conditions: r.others,
 	}
 	for _, p := range r.places {
-		info.Places = append(info.Places, Place{Repo: p.repo, Issuer: p.issuer, Pins: p.pins})
+		info.Places = append(info.Places, Place{Repo: p.repo, Issuer: strings.TrimSuffix(p.issuer, anyIssuer), Pins: p.pins})
 	}
 	info.Grants = slices.Clone(r.deny)
 	for _, a := range r.allow {

@@ -109,11 +109,11 @@ func (c *checker) checkRepo(r *Repo) {
 			c.faults = append(c.faults, m.Node.Fault("a repo is named by exact values: no glob and no comparison here"))
 		}
 	}
-	if r.Issuer == "" {
-		return
-	}
 	issuer, ok := c.known.Issuers[r.Issuer]
 	if !ok {
+		if n := r.Node.Get("issuer"); n == nil || n.Kind != strictyaml.Text { // reported
+			return
+		}
 		c.faults = append(c.faults, r.Node.At("issuer").Fault("%s", unknown("issuer", r.Issuer, slices.Collect(maps.Keys(c.known.Issuers)))))
 		return
 	}
@@ -204,7 +204,7 @@ func (c *checker) checkFile(f *File) {
 			continue
 		}
 		name := r.Node.At("name")
-		if r.Name != "" && !nameRE.MatchString(r.Name) {
+		if n := r.Node.Get("name"); n != nil && n.Kind == strictyaml.Text && !nameRE.MatchString(r.Name) {
 			c.faults = append(c.faults, name.Fault("is not a name: %s", nameForm))
 		}
 		if line, twice := first[r.Name]; twice && r.Name != "" {

@@ -109,7 +109,7 @@ func (c *ruleChecker) checkWaivers() {
 		if w.Node == nil { // no mapping; reported
 			continue
 		}
-		if w.ID != "" && !waiverRE.MatchString(w.ID) {
+		if n := w.Node.Get("id"); n != nil && n.Kind == strictyaml.Text && !waiverRE.MatchString(w.ID) {
 			c.fault([]any{"waive", i, "id"}, "is not the id of a finding, such as DP015")
 		}
 		if n := w.Node.Get("reason"); n != nil && n.Kind == strictyaml.Text && strings.TrimSpace(w.Reason) == "" {
@@ -160,7 +160,7 @@ func (c *ruleChecker) checkFor(n *strictyaml.Node) {
 	for i, name := range c.rule.For {
 		repo, ok := c.repos[name]
 		switch {
-		case name == "": // not text; reported
+		case n.At(i).Kind != strictyaml.Text: // reported
 		case seen[name]:
 			c.fault([]any{"for", i}, "%q is in the list already", name)
 		case !ok && !c.broken:
@@ -229,7 +229,7 @@ func (c *ruleChecker) checkAllow() {
 	}
 	seen := map[string]bool{}
 	for i, a := range c.rule.Allow {
-		if a.Grant == "" { // missing or not text; reported
+		if n := a.Node.Get("grant"); n == nil || n.Kind != strictyaml.Text { // reported
 			continue
 		}
 		grant, ok := c.grants[a.Grant]

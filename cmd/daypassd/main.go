@@ -1,5 +1,5 @@
 // Command daypassd is the broker and the operator's commands: serve, check,
-// audit verify, lease list and revoke.
+// policy schema, audit verify, lease list and revoke.
 //
 // It guarantees that a configuration with a fault starts nothing and names
 // every fault at once, and that what it prints holds no secret. It refuses to
@@ -53,6 +53,7 @@ Policy decides who may have what; every exchange is journalled; everything issue
 can be taken back.`,
 		Example: `  daypassd check --config daypass.yaml --connect
   daypassd serve --config daypass.yaml
+  daypassd policy schema > policies/.policy.schema.json
   daypassd lease list --config daypass.yaml
   daypassd audit verify ./data/journal`,
 		Version:       version,
@@ -67,7 +68,7 @@ can be taken back.`,
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serveCommand(p), checkCommand(p), auditCommand(p), leaseCommand(p))
+	root.AddCommand(serveCommand(p), checkCommand(p), policyCommand(p), auditCommand(p), leaseCommand(p))
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
