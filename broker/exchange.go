@@ -94,7 +94,10 @@ func (b *Broker) More(ctx context.Context, session Secret, r Request) (Answer, e
 	}
 	plan.seal = seal
 	plan.bind(s, Secret{})
-	if err := b.claimRequest(ctx, s, r); err != nil {
+	if r.Idempotency != "" {
+		plan.once = idempotent(s.ID, r.Idempotency)
+	}
+	if err := b.claimRequest(ctx, s, plan.once); err != nil {
 		return answer, b.refused(r, s.For, answer.Decision, err)
 	}
 	ctx, done := b.detach(ctx)
@@ -213,13 +216,18 @@ func (b *Broker) lasts(id Identity) error {
 
 // claim spends a token. Whatever is not a clear yes is a no.
 func (b *Broker) claim(ctx context.Context, id Identity, s Session) error {
-	owner := OwnerOf(s.Recipient)
-	err := b.replay.Claim(ctx, Claim{Token: id.Token, IssuedAt: id.IssuedAt, Until: id.KeepUntil, Owner: owner, Session: s.ID})
-	switch {
-	case err == nil:
+	err := b.spend(ctx, id, s)
+	if CodeOf(err) == TokenReused {
+		return b.usedAgain(ctx, id, OwnerOf(s.Recipient), err)
+	}
+	return err
+}
+
+// spend is claim without an alarm.
+func (b *Broker) spend(ctx context.Context, id Identity, s Session) error {
+	err := b.replay.Claim(ctx, Claim{Token: id.Token, IssuedAt: id.IssuedAt, Until: id.KeepUntil, Owner: OwnerOf(s.Recipient), Session: s.ID})
+	if err == nil {
 		return nil
-	case CodeOf(err) == TokenReused:
-		return b.usedAgain(ctx, id, owner, err)
 	}
 	return asError(err, Unavailable, "it could not be made sure that the token is used once")
 }

@@ -17,7 +17,8 @@ type plan struct {
 	orders  []Order
 	leases  []Lease
 	session Session
-	token   Secret // zero: the session exists already
+	token   Secret  // zero: the session exists already
+	once    TokenID // the request's Idempotency-Key on the session, if it has one
 	seal    sealer
 }
 
@@ -223,7 +224,7 @@ func (p *plan) record(e Event, at time.Time) Record {
 	s := p.session
 	s.For = listedOnly(s.For)
 	if e == EventIntent {
-		r.Claims, r.Session, r.Reported = s.For.Claims, &s, p.would
+		r.Claims, r.Session, r.Once, r.Reported = s.For.Claims, &s, p.once, p.would
 	}
 	return r
 }

@@ -44,6 +44,7 @@ type Record struct {
 	Token   TokenID   `json:"token,omitzero"`
 	Keep    time.Time `json:"keep_until,omitzero"` // with Token: how long it must be remembered as used
 	Owner   Owner     `json:"owner,omitzero"`      // with Token: whose the answer is
+	Once    TokenID   `json:"once,omitzero"`       // of an intent on a job session: its Idempotency-Key there
 	Job     *Job      `json:"job,omitempty"`
 	Claims  Claims    `json:"claims,omitempty"` // those that the issuer's profile lists
 	Session *Session  `json:"session,omitempty"`
@@ -58,6 +59,23 @@ type Record struct {
 	Reason string `json:"reason,omitempty"` // one internal word
 	Detail string `json:"detail,omitempty"` // for people; never from a token unescaped
 	Count  int    `json:"count,omitempty"`  // how many of the same this record stands for; 0 is 1
+}
+
+// Claimed returns the one-time uses that a record tells of: of a CI token, and of
+// an Idempotency-Key on a job session.
+func (r Record) Claimed() []Claim {
+	var session SessionID
+	if r.Session != nil {
+		session = r.Session.ID
+	}
+	var claims []Claim
+	if !r.Token.IsZero() && !r.Keep.IsZero() {
+		claims = append(claims, Claim{Token: r.Token, Until: r.Keep, Owner: r.Owner, Session: session})
+	}
+	if !r.Once.IsZero() {
+		claims = append(claims, Claim{Token: r.Once, Until: r.At.Add(onceLife), Owner: r.Owner, Session: session})
+	}
+	return claims
 }
 
 // Journal is the append-only audit log.

@@ -63,11 +63,17 @@ func (b *Broker) redeliver(ctx context.Context, s sealer, id Identity, r Request
 	case err != nil:
 		return nil, asError(err, Unavailable, "it cannot be found out whether this was answered before")
 	}
+	b.toldAgain(ctx, id, r, kept.Request)
+	return &kept, nil
+}
+
+// toldAgain counts and journals that a client that lost an answer got it again;
+// first is the request that it answers, if that is known.
+func (b *Broker) toldAgain(ctx context.Context, id Identity, r Request, first string) {
 	b.meter.Exchanged(id.Issuer, "redelivered")
 	rec := about(EventAgain, b.now(), r.ID, id, "")
-	rec.Detail = kept.Request
+	rec.Detail = first
 	b.tellSome(ctx, id, rec)
-	return &kept, nil
 }
 
 // seal turns an answer into what only its client can open, and keeps it for a
@@ -151,14 +157,19 @@ func idempotent(session SessionID, key string) TokenID {
 	return NewTokenID("daypass session "+string(session), key)
 }
 
-// claimRequest makes sure that a request with an idempotency key is made once.
-func (b *Broker) claimRequest(ctx context.Context, s Session, r Request) error {
-	if r.Idempotency == "" {
+// onceLife is how long an Idempotency-Key is remembered as used: longer than its
+// answer is kept.
+const onceLife = 2 * AnswerLife
+
+// claimRequest makes sure that a request with an idempotency key is made once;
+// zero if there is none.
+func (b *Broker) claimRequest(ctx context.Context, s Session, once TokenID) error {
+	if once.IsZero() {
 		return nil
 	}
 	now := b.now()
 	owner := OwnerOf(s.Recipient)
-	err := b.replay.Claim(ctx, Claim{Token: idempotent(s.ID, r.Idempotency), IssuedAt: now, Until: now.Add(2 * AnswerLife), Owner: owner, Session: s.ID})
+	err := b.replay.Claim(ctx, Claim{Token: once, IssuedAt: now, Until: now.Add(onceLife), Owner: owner, Session: s.ID})
 	switch {
 	case err == nil:
 		return nil

@@ -439,6 +439,40 @@ func TestARequestOnASessionIsMadeOnceUnderItsKey(t *testing.T) {
 	}
 }
 
+func TestTheJournalRemembersAnIdempotencyKeyAsUsed(t *testing.T) {
+	r := newRig(t, nil)
+	me := newRecipient(t)
+	opened, err := r.Exchange(t.Context(), r.token(job("1", "a")), sealedAsk(me))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := ask("db")
+	request.Idempotency = "step-1"
+	if _, err := r.More(t.Context(), opened.Token, request); err != nil {
+		t.Fatal(err)
+	}
+	intents := r.journal.of(broker.EventIntent)
+	if claims := intents[0].Claimed(); len(claims) != 1 || claims[0].Token != opened.Session.For.Token || claims[0].Session != opened.Session.ID {
+		t.Errorf("of the exchange it tells %+v", claims)
+	}
+	claims := intents[1].Claimed()
+	if len(claims) != 2 {
+		t.Fatalf("of the request it tells %+v", claims)
+	}
+	once := claims[1]
+	if once.Token == opened.Session.For.Token || once.Owner != broker.OwnerOf(me.public()) || once.Session != opened.Session.ID {
+		t.Errorf("of the key it tells %+v", once)
+	}
+	if life := once.Until.Sub(intents[1].At); life <= broker.AnswerLife {
+		t.Errorf("it is remembered for %s, its answer for %s", life, broker.AnswerLife)
+	}
+	for _, rec := range r.journal.of(broker.EventIssued) {
+		if !rec.Once.IsZero() {
+			t.Error("it is told twice")
+		}
+	}
+}
+
 func TestTheJournalRemembersTheOwner(t *testing.T) {
 	r := newRig(t, nil)
 	me := newRecipient(t)

@@ -268,6 +268,92 @@ func TestATokenThatDoesNotExtend(t *testing.T) {
 	}
 }
 
+func TestALostAnswerToAnExtensionIsAskedForAgain(t *testing.T) {
+	r := newRig(t, nil)
+	r.guard("db")
+	first := r.exchange("db")
+	longer := job("1", "job-1")
+	longer.Expires, longer.KeepUntil = longer.Expires.Add(time.Hour), longer.KeepUntil.Add(time.Hour)
+	token := r.token(longer)
+	for range 3 {
+		s, err := r.Extend(context.Background(), first.Token, token, "req_ext")
+		if err != nil || !s.Expires.Equal(longer.Expires) {
+			t.Fatalf("%+v %v", s, err)
+		}
+	}
+	if n, m, alarms := len(r.journal.of(broker.EventExtended)), len(r.journal.of(broker.EventAgain)), len(r.journal.of(broker.EventAlarm)); n != 1 || m != 2 || alarms != 0 {
+		t.Errorf("journalled are %d extensions, %d repetitions and %d alarms; want 1, 2 and 0", n, m, alarms)
+	}
+	if r.left.left() != 1 {
+		t.Error("asking again took something back")
+	}
+	// With another session it is a used token like any other.
+	id := job("1", "job-1")
+	id.Expires = id.Expires.Add(-time.Minute)
+	other, err := r.Exchange(context.Background(), r.token(id), ask())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Extend(context.Background(), other.Token, token, "req_ext")
+	r.refused(err, broker.TokenReused)
+	if r.left.left() != 0 {
+		t.Error("a token in two sessions is no alarm")
+	}
+}
+
+// An extension that breaks off after the claim is finished by the same token,
+// also without a key: who has the session is no stranger.
+func TestAnExtensionThatBrokeOffIsFinishedByTheSameToken(t *testing.T) {
+	for _, at := range []string{"late claim", "extended", "late extended", "extend", "late extend"} {
+		t.Run(at, func(t *testing.T) {
+			r := newRig(t, nil)
+			r.guard("db")
+			first := r.exchange("db")
+			longer := job("1", "job-1")
+			longer.Expires, longer.KeepUntil = longer.Expires.Add(time.Hour), longer.KeepUntil.Add(time.Hour)
+			token := r.token(longer)
+			r.course.breaks(at, errBroken)
+			_, err := r.Extend(context.Background(), first.Token, token, "req_ext")
+			r.refused(err, broker.Unavailable)
+			r.course.breaks(at, nil)
+			if _, err = r.Extend(context.Background(), first.Token, token, "req_ext"); err != nil {
+				t.Fatal(err)
+			}
+			s, _, err := r.Whoami(context.Background(), first.Token)
+			if err != nil || !s.Expires.Equal(longer.Expires) || s.Reused || r.left.left() != 1 {
+				t.Errorf("it is %+v with %d keys, %v", s, r.left.left(), err)
+			}
+			if !r.spent(token) {
+				t.Error("the token buys an exchange too")
+			}
+		})
+	}
+}
+
+// The attack: a token that extended the session once is offered after a later
+// one, to set the session back.
+func TestAnOlderTokenOfTheSessionDoesNotSetItBack(t *testing.T) {
+	r := newRig(t, nil)
+	first := r.exchange()
+	var tokens []broker.Secret
+	for i := range 3 {
+		id := job("1", "job-1")
+		more := time.Duration(i+1) * time.Hour
+		id.Expires, id.KeepUntil = id.Expires.Add(more), id.KeepUntil.Add(more)
+		tokens = append(tokens, r.token(id))
+		if _, err := r.Extend(context.Background(), first.Token, tokens[i], "req_ext"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, token := range tokens[:2] {
+		_, err := r.Extend(context.Background(), first.Token, token, "req_ext")
+		r.refused(err, broker.BadRequest)
+	}
+	if s, _, err := r.Whoami(context.Background(), first.Token); err != nil || time.Until(s.Expires) < 3*time.Hour {
+		t.Errorf("it ends at %v, %v", s.Expires, err)
+	}
+}
+
 // TestAClientThatHangsUpWhileExtending has its session extended all the same:
 // its token is spent.
 func TestAClientThatHangsUpWhileExtending(t *testing.T) {

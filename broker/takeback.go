@@ -22,7 +22,8 @@ type Outcome struct {
 }
 
 // Extend lets a job session mint on, with a fresh CI token of the same job.
-// The token is used once, like any other.
+// The token is used once, like any other; offered again with the same session
+// it is a client that lost its answer, and gets the same.
 func (b *Broker) Extend(ctx context.Context, session, token Secret, request string) (Session, error) {
 	r := Request{ID: request}
 	s, err := b.session(ctx, session)
@@ -40,6 +41,10 @@ func (b *Broker) Extend(ctx context.Context, session, token Secret, request stri
 		return Session{}, b.refused(r, fresh, Decision{}, &Error{Code: Denied, Reason: "other_job",
 			Public: "the token is of another job than the session"})
 	}
+	if fresh.Token == s.For.Token {
+		b.toldAgain(ctx, fresh, r, "")
+		return s, nil
+	}
 	if err := b.journal.Healthy(); err != nil {
 		return Session{}, b.refused(r, fresh, Decision{}, &Error{Code: Unavailable, Reason: "journal", RetryAfter: retrySoon, Err: err,
 			Public: "the journal cannot be written, so no session is extended"})
@@ -48,7 +53,7 @@ func (b *Broker) Extend(ctx context.Context, session, token Secret, request stri
 		return Session{}, b.refused(r, fresh, Decision{}, &Error{Code: BadRequest, Reason: "not_longer",
 			Public: "the token expires no later than the session does; it was not used"})
 	}
-	if err := b.claim(ctx, fresh, s); err != nil {
+	if err := b.claimToExtend(ctx, fresh, s); err != nil {
 		return Session{}, b.refused(r, fresh, Decision{}, err)
 	}
 	ctx, done := b.detach(ctx)
@@ -66,6 +71,21 @@ func (b *Broker) Extend(ctx context.Context, session, token Secret, request stri
 		return Session{}, asError(err, Unavailable, "the session store cannot be written")
 	}
 	return s, nil
+}
+
+// claimToExtend spends a token to extend a session. If it was spent for this very
+// session, a call that broke off is finished: whoever has the session and the
+// token is no stranger, and a session is extended by a token once, however often
+// it is done.
+func (b *Broker) claimToExtend(ctx context.Context, fresh Identity, s Session) error {
+	err := b.spend(ctx, fresh, s)
+	if CodeOf(err) != TokenReused {
+		return err
+	}
+	if used, ok := errors.AsType[*Used](err); ok && used.Session == s.ID {
+		return nil
+	}
+	return b.usedAgain(ctx, fresh, OwnerOf(s.Recipient), err)
 }
 
 // Whoami tells a job session what it is and which leases it has.

@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 
@@ -103,5 +105,55 @@ func TestALostAnswerIsFetchedAgainByEveryClient(t *testing.T) {
 				t.Error("a client got another ciphertext the second time")
 			}
 		}
+	}
+}
+
+// TestAnIdempotencyKeyIsUsedUpAcrossARestart: the answer is gone with the memory
+// of the broker, that it was given is not.
+func TestAnIdempotencyKeyIsUsedUpAcrossARestart(t *testing.T) {
+	for _, kill := range []bool{false, true} {
+		t.Run(fmt.Sprintf("killed %t", kill), func(t *testing.T) {
+			r := newRig(t)
+			b := r.broker("one", "embedded")
+			_, a := b.fresh()
+			b.call(http.MethodDelete, "/v1/session", a.session(), nil)
+			client, err := daypass.New(daypass.Config{URL: b.url, Audience: b.audience, Source: daypass.Static(daypass.NewSecret(r.token(b, nil)))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := client.Exchange(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ask := func(key string) int {
+				t.Helper()
+				req, err := http.NewRequest(http.MethodPost, b.url+"/v1/credentials", strings.NewReader(`{"grants":[{"name":"orders-db","ttl":"10m"}]}`))
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header = http.Header{"Authorization": {"Bearer " + got.Session.Token.Reveal()}, "Content-Type": {"application/json"}, "Idempotency-Key": {key}}
+				resp, err := httpClient.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				return resp.StatusCode
+			}
+			if first, again := ask("step-1"), ask("step-1"); first != http.StatusOK || again != http.StatusOK || len(r.users()) != 1 {
+				t.Fatalf("before the restart: %d, %d and users %v", first, again, r.users())
+			}
+			if kill {
+				b.kill()
+			} else {
+				b.stop()
+			}
+			b.start()
+			if status := ask("step-1"); status != http.StatusConflict || len(r.users()) != 1 {
+				t.Errorf("after the restart: %d and users %v, want 409 and one", status, r.users())
+			}
+			if status := ask("step-2"); status != http.StatusOK || len(r.users()) != 2 {
+				t.Errorf("another key after the restart: %d and users %v", status, r.users())
+			}
+		})
 	}
 }

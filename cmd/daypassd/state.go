@@ -78,8 +78,8 @@ func records(dir string) iter.Seq2[broker.Record, error] {
 	}
 }
 
-// usedTokens are the tokens that a journal says were claimed. *failed is set
-// where it cannot be read to its end.
+// usedTokens are the tokens, and Idempotency-Keys of job sessions, that a journal
+// says were claimed. *failed is set where it cannot be read to its end.
 func usedTokens(dir string, failed *error) iter.Seq[broker.Claim] {
 	return func(yield func(broker.Claim) bool) {
 		for r, err := range records(dir) {
@@ -87,15 +87,10 @@ func usedTokens(dir string, failed *error) iter.Seq[broker.Claim] {
 				*failed = err
 				return
 			}
-			if r.Keep.IsZero() || r.Token.IsZero() {
-				continue
-			}
-			c := broker.Claim{Token: r.Token, Until: r.Keep, Owner: r.Owner}
-			if r.Session != nil {
-				c.Session = r.Session.ID
-			}
-			if !yield(c) {
-				return
+			for _, c := range r.Claimed() {
+				if !yield(c) {
+					return
+				}
 			}
 		}
 	}
