@@ -130,9 +130,10 @@ type Kind struct {
 // TargetConfig is what a kind gets to know of its target and of us.
 type TargetConfig struct {
 	Name       string
-	Deployment string       // four letters or digits; marks what is ours
-	URL        string       // our own issuer URL
-	Admin      SecretSource // nil for kinds that are not Targeted
+	Deployment string          // four letters or digits; marks what is ours
+	URL        string          // our own issuer URL
+	Admin      SecretSource    // nil for kinds that are not Targeted
+	Params     json.RawMessage // the kind's settings of the target, as a JSON object; Open checks them
 	Signer     Signer
 	Now        func() time.Time
 }

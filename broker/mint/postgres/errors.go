@@ -24,6 +24,12 @@ const (
 	codeInternal         = "XX000" // with these words: two sessions changed one catalogue row
 	codeWrongPassword    = "28P01"
 	codeNotAuthorized    = "28000"
+	codeOutOfMemory      = "53200" // of the lock table, most likely
+	codeTooMany          = "53300" // connections
+	codeNotThere         = "3D000" // a database
+	codeNoSuchTable      = "42P01"
+	codeUnsupported      = "0A000"
+	codeWrongState       = "55000" // such as a database that takes no connections
 	tupleConcurrently    = "tuple concurrently "
 )
 
@@ -46,9 +52,21 @@ func codeOf(err error) string {
 
 // lostError is a connection that was lost or never came about: why, without
 // where. Server, account and database are parts of the admin secret.
-type lostError struct{ why string }
+type lostError struct {
+	why     string
+	replica bool // it is there, and is not the primary
+}
 
 func (e *lostError) Error() string { return e.why }
+
+// unknownError is a commit whose outcome nobody told us. What was to be
+// committed may have been, so it is not done a second time.
+type unknownError struct{ err error }
+
+func (e *unknownError) Error() string {
+	return "whether it was committed is not known: " + e.err.Error()
+}
+func (e *unknownError) Unwrap() error { return e.err }
 
 // scrub turns any of the driver's errors into one that can be logged. What it
 // does not know it does not repeat.
@@ -64,7 +82,7 @@ func scrub(err error) error {
 			return is
 		}
 	}
-	return &lostError{why(err)}
+	return &lostError{why: why(err)}
 }
 
 // words are ours where the server's would name the account, the database or
@@ -73,9 +91,9 @@ func words(e *pgconn.PgError) string {
 	switch e.Code {
 	case codeWrongPassword, codeNotAuthorized:
 		return "the server does not accept the admin credential"
-	case "3D000":
-		return "the admin URL's database does not exist"
-	case "53300":
+	case codeNotThere:
+		return "the database does not exist"
+	case codeTooMany:
 		return "the server has no connection left"
 	case "57P01", "57P02", "57P03":
 		return "the server is starting or stopping"
@@ -86,7 +104,7 @@ func words(e *pgconn.PgError) string {
 	case codeLockNotAvailable:
 		return "somebody else holds a lock for too long"
 	case codeNoRight, codeNoSuchRole, codeDependents, codeDeadlock, codeSerialization, codeInternal,
-		"42710", "54000", "53100", "53200", "0LP01", "22023", "0A000", "42883":
+		"42710", "54000", "53100", codeOutOfMemory, "0LP01", "22023", codeUnsupported, codeWrongState, codeNoSuchTable, "42883":
 		return printable(e.Message)
 	default:
 		return "the server refused"
@@ -139,15 +157,32 @@ func fleeting(err error) bool {
 		e.code == codeInternal && strings.Contains(e.text, tupleConcurrently))
 }
 
-// fatal reports whether a connection is of no more use after err.
-func fatal(err error) bool {
-	if err == nil {
+// lost reports whether something broke off because of its connection, and so
+// may be tried with another.
+func lost(err error) bool {
+	if _, unknown := errors.AsType[*unknownError](err); unknown {
 		return false
 	}
+	_, isLost := errors.AsType[*lostError](err)
+	return isLost || unfit(err) || strings.HasPrefix(codeOf(err), "57P") || strings.HasPrefix(codeOf(err), "08")
+}
+
+// unfit reports whether the connection leads to a server that takes no writes.
+func unfit(err error) bool {
+	l, ok := errors.AsType[*lostError](err)
+	return ok && l.replica || codeOf(err) == codeReadOnly
+}
+
+// exhausted reports whether the server has no room left for us: somebody has
+// filled its table of locks, or taken all its connections.
+func exhausted(err error) bool {
 	code := codeOf(err)
-	if code == "" { // not the server's word: a lost connection, or a context that ended in the middle
-		_, lost := errors.AsType[*lostError](err)
-		return lost || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
-	}
-	return code == codeReadOnly || strings.HasPrefix(code, "57P") || strings.HasPrefix(code, "08")
+	return code == codeOutOfMemory || code == codeTooMany
+}
+
+// fatal reports whether a connection is of no more use after err.
+func fatal(err error) bool {
+	_, unknown := errors.AsType[*unknownError](err)
+	return err != nil && (unknown || lost(err) || codeOf(err) == "" &&
+		(errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)))
 }

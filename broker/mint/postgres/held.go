@@ -20,12 +20,21 @@ func (m *minter) Held(ctx context.Context) ([]broker.Held, error) {
 		Login     bool
 		Comment   string
 		Droppable bool
+		Now       time.Time
 	}
+	// Before anything else: it may be needed for what is found here. Where
+	// none can be had, what is listed can be taken back all the same.
+	m.guard.check(ctx)
+	_ = m.guard.keep(ctx)
 	var held []broker.Held
 	err := m.revoking.with(ctx, func(c *conn) error {
+		held = nil
+		if err := m.late.end(ctx, c); err != nil {
+			return err
+		}
 		found, err := rows[role](ctx, c, `
 			SELECT rolname::text, rolcanlogin, coalesce(shobj_description(oid, 'pg_authid'), ''), NOT EXISTS (
-				SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid)
+				SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid), clock_timestamp()
 			FROM pg_roles r WHERE starts_with(rolname::text, $1) ORDER BY rolname`, "dp_"+m.deployment+"_")
 		if err != nil {
 			return err
@@ -36,7 +45,7 @@ func (m *minter) Held(ctx context.Context) ([]broker.Held, error) {
 				continue
 			}
 			kept := !r.Login && readNote(r.Comment).Kept != "" && !r.Droppable
-			held = append(held, broker.Held{Handle: h, Expires: expires, Overdue: overdue(c.now, expires) && !kept})
+			held = append(held, broker.Held{Handle: h, Expires: expires, Overdue: overdue(r.Now, expires) && !kept})
 		}
 		return nil
 	})
@@ -76,12 +85,12 @@ func (m *minter) Check(ctx context.Context) error {
 // there. It makes nothing. Whether the admin may grant each group is seen only
 // when it is granted; the error says so then.
 func (m *minter) CheckGrant(ctx context.Context, g broker.Grant) error {
-	p, err := parseParams(g.Params)
+	p, err := parseParams(g.Params, m.iterations)
 	if err != nil {
 		return err
 	}
 	return m.failed("check", m.minting.with(ctx, func(c *conn) error {
-		if err := c.checkGroups(ctx, p.Roles); err != nil || p.Database == "" {
+		if err := c.checkGroups(ctx, p.groups()); err != nil || p.Database == "" {
 			return err
 		}
 		var there bool

@@ -20,15 +20,16 @@ func Kind() broker.Kind {
 }
 
 func checkGrant(g broker.Grant) error {
-	_, err := parseParams(g.Params)
+	_, err := parseParams(g.Params, defaultIterations)
 	return err
 }
 
 // How many connections a target gets: at most so many to mint, and those that
-// are kept for taking back, which minting cannot use up.
+// are kept for taking back, which minting cannot use up. There is one more, the
+// guard.
 const (
 	mintConnections   = 4
-	revokeConnections = 2
+	revokeConnections = 3
 )
 
 // minter makes and takes back the users of one database server.
@@ -36,8 +37,11 @@ type minter struct {
 	target     string
 	deployment string
 	random     io.Reader // a cryptographic source
+	iterations int       // of SCRAM, where a grant does not say
 	minting    *pool
 	revoking   *pool
+	guard      *guard
+	late       lateSessions
 	sessionEnd time.Duration // how long ending sessions may take in one attempt
 }
 
@@ -53,12 +57,26 @@ func open(c broker.TargetConfig) (broker.Minter, error) {
 	if c.Admin == nil {
 		return nil, errors.New("a postgres target needs an admin secret: a postgres:// URL")
 	}
+	iterations, err := targetParams(c.Params)
+	if err != nil {
+		return nil, err
+	}
 	return &minter{
-		target: c.Name, deployment: c.Deployment, random: rand.Reader,
+		target: c.Name, deployment: c.Deployment, random: rand.Reader, iterations: iterations,
 		minting:    newPool(c.Admin, mintConnections),
 		revoking:   newPool(c.Admin, revokeConnections),
+		guard:      &guard{admin: c.Admin},
 		sessionEnd: 10 * time.Second,
 	}, nil
+}
+
+// Close ends all connections. What is under way still ends as it will; what
+// comes after is refused.
+func (m *minter) Close() error {
+	m.minting.close()
+	m.revoking.close()
+	m.guard.close()
+	return nil
 }
 
 // failed says which target an error is of.

@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +19,43 @@ type params struct {
 	Database        string   // empty: the admin URL's
 	ScramIterations int
 	ConnectionLimit int // 0: none
+	Probe           bool
 	Endpoint        endpoint
+	OnOwned         onOwned
+	Statements      statements
+}
+
+// onOwned says what becomes of what a user owns when it is taken back.
+type onOwned struct {
+	Way string
+	To  string // whom reassign gives plain tables and sequences to; empty: the grant's owner
+}
+
+// What becomes of it.
+const (
+	keepOwned     = "keep"     // it stays with the user, who is left behind disabled
+	reassignOwned = "reassign" // plain tables and sequences go to a role, the rest is kept
+	dropOwned     = "drop"     // it is dropped
+)
+
+// UnmarshalJSON reads "keep", "reassign", "drop" or {"reassign": "role"}.
+func (o *onOwned) UnmarshalJSON(b []byte) error {
+	var way string
+	if json.Unmarshal(b, &way) == nil {
+		*o = onOwned{Way: way}
+		return nil
+	}
+	var to struct{ Reassign string }
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&to); err != nil {
+		return err
+	}
+	if to.Reassign == "" {
+		return errors.New("it names no role")
+	}
+	*o = onOwned{Way: reassignOwned, To: to.Reassign}
+	return nil
 }
 
 // endpoint is what the job is told instead of what we use; empty fields are
@@ -36,20 +74,50 @@ const (
 
 var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 
-// parseParams reads a grant's params strictly and names all faults.
-func parseParams(raw json.RawMessage) (params, error) {
-	p := params{ScramIterations: defaultIterations}
-	onOwned := "keep"
+// parseParams reads a grant's params strictly and names all faults. Iterations
+// are the target's where the grant does not say.
+func parseParams(raw json.RawMessage, iterations int) (params, error) {
+	p := params{ScramIterations: iterations, OnOwned: onOwned{Way: keepOwned}}
 	var limit *int
 	faults := broker.DecodeParams(raw, map[string]any{
-		"roles": &p.Roles, "owner": &p.Owner, "database": &p.Database, "on_owned": &onOwned,
-		"scram_iterations": &p.ScramIterations, "connection_limit": &limit,
+		"roles": &p.Roles, "owner": &p.Owner, "database": &p.Database, "on_owned": &p.OnOwned,
+		"scram_iterations": &p.ScramIterations, "connection_limit": &limit, "probe": &p.Probe,
 		"host": &p.Endpoint.Host, "port": &p.Endpoint.Port, "sslmode": &p.Endpoint.SSLMode,
+		"statements": &p.Statements,
 	})
 	if len(faults) == 0 { // what could not be read would be complained of twice
-		faults = append(p.checkRoles(), p.checkRest(onOwned, limit)...)
+		faults = append(p.checkRoles(), p.checkRest(limit)...)
+		faults = append(faults, p.Statements.check()...)
 	}
 	return p, errors.Join(faults...)
+}
+
+// targetParams are what a target says.
+func targetParams(raw json.RawMessage) (iterations int, err error) {
+	iterations = defaultIterations
+	faults := broker.DecodeParams(raw, map[string]any{"scram_iterations": &iterations})
+	if len(faults) == 0 {
+		faults = append(faults, checkIterations(iterations))
+	}
+	return iterations, errors.Join(faults...)
+}
+
+func checkIterations(n int) error {
+	if n < 1 || n > maxIterations {
+		return fmt.Errorf("scram_iterations: %d is not within 1 to %d", n, maxIterations)
+	}
+	return nil
+}
+
+// groups are all roles that a grant hands something to, in one order
+// everywhere, so that two mints cannot wait for each other.
+func (p params) groups() []string {
+	list := slices.Clone(p.Roles)
+	if p.OnOwned.Way == reassignOwned {
+		list = append(list, p.OnOwned.To)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 func (p *params) checkRoles() []error {
@@ -76,7 +144,7 @@ func (p *params) checkRoles() []error {
 	return faults
 }
 
-func (p *params) checkRest(onOwned string, limit *int) []error {
+func (p *params) checkRest(limit *int) []error {
 	var faults []error
 	bad := func(field, format string, args ...any) {
 		faults = append(faults, fmt.Errorf(field+": "+format, args...))
@@ -84,15 +152,18 @@ func (p *params) checkRest(onOwned string, limit *int) []error {
 	if err := checkIdentifier(p.Database); p.Database != "" && err != nil {
 		bad("database", "%w", err)
 	}
-	switch onOwned {
-	case "keep":
-	case "reassign", "drop":
-		bad("on_owned", "%q is not supported by this version; leave it out or say keep", onOwned)
+	switch p.OnOwned.Way {
+	case keepOwned, dropOwned:
+	case reassignOwned:
+		p.OnOwned.To = cmp.Or(p.OnOwned.To, p.Owner)
+		if err := checkIdentifier(p.OnOwned.To); err != nil {
+			bad("on_owned", "reassign: %w", err)
+		}
 	default:
-		bad("on_owned", "%q is not a way we know; leave it out or say keep", onOwned)
+		bad("on_owned", "%q is not a way we know; say keep, reassign, {reassign: ROLE} or drop", p.OnOwned.Way)
 	}
-	if p.ScramIterations < 1 || p.ScramIterations > maxIterations {
-		bad("scram_iterations", "%d is not within 1 to %d", p.ScramIterations, maxIterations)
+	if err := checkIterations(p.ScramIterations); err != nil {
+		faults = append(faults, err)
 	}
 	if limit != nil {
 		p.ConnectionLimit = *limit

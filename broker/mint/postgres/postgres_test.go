@@ -57,9 +57,9 @@ func prepare(ctx context.Context, s *servers.Postgres) error {
 	}
 	defer func() { _ = c.Close(ctx) }()
 	for _, sql := range []string{
-		`CREATE DATABASE app`,
+		`CREATE DATABASE app`, `CREATE DATABASE other`,
 		`CREATE ROLE app_owner`, `CREATE ROLE "App "" Ro'le"`, `CREATE ROLE great CREATEROLE`, `CREATE ROLE indirect IN ROLE great`,
-		`GRANT CREATE ON DATABASE app TO app_owner`,
+		`GRANT CREATE ON DATABASE app, other TO app_owner`,
 		`CREATE ROLE mallory LOGIN PASSWORD 'mallory'`,
 		`CREATE ROLE dpadmin LOGIN CREATEROLE PASSWORD E'` + `a dm/in:p@ss?w\'or%d` + `'`,
 		`GRANT app_owner, "App "" Ro'le" TO dpadmin WITH ADMIN OPTION`,

@@ -18,44 +18,78 @@ import (
 //  3. end its sessions;
 //  4. out of its groups, and others out of it;
 //  5. end sessions that were just logging in during 2;
-//  6. drop it.
+//  6. the grant's own statements;
+//  7. what it owns and what it was granted, in every database, as on_owned says;
+//  8. drop it.
 //
-// A role that owns something or holds grants cannot be dropped. It stays
-// behind disabled, without rights and with a comment that says why, for the
-// operator to look at; the credential is dead, so this is not an error.
+// A role without sessions and without anything to its name is dropped at once,
+// which does all of that. One that cannot be dropped in the end stays behind
+// disabled, without rights and with a comment that says why, for the operator
+// to look at; the credential is dead, so this is not an error.
 func (m *minter) Revoke(ctx context.Context, l broker.Lease) error {
 	h, _, ours := broker.ParseHandle(m.deployment, string(l.Handle))
 	if !ours {
 		return m.failed("revoke", fmt.Errorf("%q is not a name of deployment %q; left alone", l.Handle, m.deployment))
 	}
-	return m.failed("revoke "+string(h), m.revoking.with(ctx, func(c *conn) error {
-		if err := c.primary(); err != nil {
+	// What the lease froze. An orphan has no grant: what it owns is kept.
+	p, err := parseParams(l.Grant.Params, m.iterations)
+	if err != nil {
+		p = params{OnOwned: onOwned{Way: keepOwned}}
+	}
+	return m.failed("revoke "+string(h), m.withRoom(ctx, h, func() error {
+		return m.revoking.with(ctx, func(c *conn) error {
+			if err := c.primary(); err != nil {
+				return err
+			}
+			if l.ServerID != "" && l.ServerID != c.serverID {
+				return fmt.Errorf("the lease is of server %q, this is %q: nothing is done, and \"not found\" here would mean nothing", l.ServerID, c.serverID)
+			}
+			r := revocation{conn: c, m: m, handle: h, name: quoteName(string(h)), params: p}
+			r.values = values{handle: h, owner: p.Owner, database: c.database, expiry: timestamp(l.NotAfter), lease: l.ID}
+			return r.run(ctx)
+		})
+	}))
+}
+
+// withRoom takes a user back, and again where the server had no room for it:
+// then the guard shuts the user out first, which may be what takes the room.
+func (m *minter) withRoom(ctx context.Context, h broker.Handle, revoke func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := revoke()
+		if !exhausted(err) || attempt == maxAttempts || ctx.Err() != nil {
 			return err
 		}
-		if l.ServerID != "" && l.ServerID != c.serverID {
-			return fmt.Errorf("the lease is of server %q, this is %q: nothing is done, and \"not found\" here would mean nothing", l.ServerID, c.serverID)
+		if guardErr := m.guard.shutOut(ctx, h); guardErr != nil {
+			return errors.Join(err, guardErr)
 		}
-		r := revocation{conn: c, handle: h, name: quoteName(string(h)), sessionEnd: m.sessionEnd}
-		return r.run(ctx)
-	}))
+		pause(ctx, time.Duration(attempt)*10*time.Millisecond)
+	}
 }
 
 // revocation is one attempt to take one user back.
 type revocation struct {
 	*conn
-	handle     broker.Handle
-	name       string // the handle, quoted
-	oid        uint32
-	sessionEnd time.Duration
+	m      *minter
+	handle broker.Handle
+	name   string // the handle, quoted
+	params params
+	values values
+	oid    uint32
+	why    []string // what could not be done about what it owns
 }
 
 func (r *revocation) run(ctx context.Context) error {
-	found, err := r.find(ctx)
-	if err == nil && !found {
-		found, err = r.awaitMint(ctx)
+	at, err := r.find(ctx)
+	if err == nil && !at.found {
+		at, err = r.awaitMint(ctx)
 	}
-	if err != nil || !found {
+	if err != nil || !at.found {
 		return err
+	}
+	if at.bare && r.signals && len(r.params.Statements.Revoke) == 0 {
+		if done, err := r.dropAtOnce(ctx); done || err != nil {
+			return err
+		}
 	}
 	for _, step := range []struct {
 		doing string
@@ -65,12 +99,13 @@ func (r *revocation) run(ctx context.Context) error {
 		{"end sessions", r.endSessions},
 		{"leave groups", r.leaveGroups},
 		{"end late sessions", r.endSessions},
+		{"run the grant's statements", r.ownStatements},
 		{"drop", r.drop},
 	} {
 		err := retry(ctx, func() error { return r.unlocked(ctx, step.do) })
 		if err != nil {
 			// Somebody else may have dropped it under our hands.
-			if found, e := r.find(ctx); codeOf(err) == codeNoSuchRole && e == nil && !found {
+			if at, e := r.find(ctx); codeOf(err) == codeNoSuchRole && e == nil && !at.found {
 				return nil
 			}
 			return fmt.Errorf("%s: %w", step.doing, err)
@@ -82,19 +117,51 @@ func (r *revocation) run(ctx context.Context) error {
 // awaitMint takes the lock that a mint holds from before it makes the role
 // until it is known whether it did. A role that was found needs no lock: the
 // job knows its own name, and could keep the lock from us.
-func (r *revocation) awaitMint(ctx context.Context) (bool, error) {
+func (r *revocation) awaitMint(ctx context.Context) (state, error) {
 	if err := r.exec(ctx, `SELECT pg_advisory_xact_lock($1)`, lockKey(r.handle)); err != nil {
-		return false, fmt.Errorf("wait for a mint under way: %w", err)
+		return state{}, fmt.Errorf("wait for a mint under way: %w", err)
 	}
 	return r.find(ctx)
 }
 
-func (r *revocation) find(ctx context.Context) (bool, error) {
-	found, err := rows[struct{ OID uint32 }](ctx, r.conn, `SELECT oid FROM pg_roles WHERE rolname = $1`, string(r.handle))
+// state is what there is of a role.
+type state struct {
+	found bool
+	bare  bool // it has no session, and nothing in any database depends on it
+}
+
+func (r *revocation) find(ctx context.Context) (state, error) {
+	found, err := rows[struct {
+		OID  uint32
+		Bare bool
+	}](ctx, r.conn, `
+		SELECT oid, NOT EXISTS (SELECT FROM pg_stat_get_activity(NULL) WHERE usesysid = r.oid)
+		       AND NOT EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid)
+		FROM pg_roles r WHERE rolname = $1`, string(r.handle))
 	if err != nil || len(found) == 0 {
-		return false, err
+		return state{}, err
 	}
 	r.oid = found[0].OID
+	return state{found: true, bare: found[0].Bare}, nil
+}
+
+// dropAtOnce drops a role that has nothing to its name. That ends its logins
+// and memberships in one commit; who was just logging in meanwhile is looked
+// for afterwards. It reports false where it has to be done step by step.
+func (r *revocation) dropAtOnce(ctx context.Context) (bool, error) {
+	err := r.exec(ctx, "DROP ROLE "+r.name)
+	switch code := codeOf(err); {
+	case code == codeNoSuchRole:
+		return true, nil
+	case code == codeDependents || code == codeLockNotAvailable || fleeting(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("drop: %w", err)
+	}
+	r.m.late.remember(r.oid)
+	if err := r.endSessions(ctx); err != nil {
+		return false, fmt.Errorf("end late sessions: %w", err)
+	}
 	return true, nil
 }
 
@@ -106,7 +173,7 @@ func (r *revocation) disable(ctx context.Context) error {
 // endSessions ends every session the user opened, whatever role it has set
 // since, and returns when none is left.
 func (r *revocation) endSessions(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.sessionEnd)
+	ctx, cancel := context.WithTimeout(ctx, r.m.sessionEnd)
 	defer cancel()
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		n, err := r.terminate(ctx)
@@ -122,7 +189,7 @@ func (r *revocation) endSessions(ctx context.Context) error {
 
 // terminate tells the user's sessions to end, and says how many there were.
 func (r *revocation) terminate(ctx context.Context) (int, error) {
-	const sql = `SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_activity WHERE usesysid = $1`
+	const sql = `SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_get_activity(NULL) WHERE usesysid = $1`
 	var n int
 	err := r.row(ctx, []any{&n}, sql, r.oid)
 	if codeOf(err) != codeNoRight {
@@ -130,7 +197,7 @@ func (r *revocation) terminate(ctx context.Context) (int, error) {
 	}
 	// Without pg_signal_backend one may end the sessions of roles that one is
 	// a member of.
-	if err := r.exec(ctx, fmt.Sprintf("GRANT %s TO CURRENT_USER", r.name)); err != nil {
+	if err := r.exec(ctx, become(r.version, string(r.handle))); err != nil {
 		return 0, err
 	}
 	err = r.row(ctx, []any{&n}, sql, r.oid)
@@ -149,25 +216,43 @@ func (r *revocation) memberships(ctx context.Context) ([]membership, error) {
 		WHERE member = $1 OR roleid = $1 AND pg_get_userbyid(member) <> current_user`, r.oid)
 }
 
+// leaveGroups takes away what was granted, whoever did. What another role has
+// granted may be for that role alone to take away (from PostgreSQL 16 on);
+// dropping the role does so too, and where that cannot be done, drop complains.
 func (r *revocation) leaveGroups(ctx context.Context) error {
 	list, err := r.memberships(ctx)
 	if err != nil {
 		return err
 	}
 	for _, m := range list {
-		sql := fmt.Sprintf("REVOKE %s FROM %s", quoteName(m.Group), quoteName(m.Member))
-		if r.version >= 160000 { // from then on a grant is its grantor's
-			sql += " GRANTED BY " + quoteName(m.Grantor)
-		}
-		if err := r.exec(ctx, sql); err != nil {
+		if err := r.exec(ctx, m.revokeStatement(r.version)); err != nil && codeOf(err) != codeNoRight {
 			return err
 		}
 	}
 	return nil
 }
 
-// drop drops the role, or leaves it with a comment where something depends on
-// it.
+func (m membership) revokeStatement(version int) string {
+	sql := fmt.Sprintf("REVOKE %s FROM %s", quoteName(m.Group), quoteName(m.Member))
+	if version >= 160000 { // from then on a grant is its grantor's
+		sql += " GRANTED BY " + quoteName(m.Grantor)
+	}
+	return sql
+}
+
+// ownStatements runs what the grant said when the lease was opened.
+func (r *revocation) ownStatements(ctx context.Context) error {
+	list, err := renderAll(r.params.Statements.Revoke, r.values)
+	for i, sql := range list {
+		if err := r.execOne(ctx, sql); err != nil {
+			return fmt.Errorf("number %d: %w", i+1, err)
+		}
+	}
+	return err
+}
+
+// drop drops the role, with what it owns as on_owned says, or leaves it with a
+// comment where something depends on it still.
 func (r *revocation) drop(ctx context.Context) error {
 	err := r.exec(ctx, "DROP ROLE "+r.name)
 	if codeOf(err) != codeDependents {
@@ -180,6 +265,13 @@ func (r *revocation) drop(ctx context.Context) error {
 	if len(left) > 0 {
 		return errors.New("it cannot be dropped and is still a member of a group")
 	}
+	if err := r.tidy(ctx); err != nil {
+		return err
+	}
+	err = r.exec(ctx, "DROP ROLE "+r.name)
+	if codeOf(err) != codeDependents {
+		return err
+	}
 	return r.keep(ctx)
 }
 
@@ -187,9 +279,10 @@ func (r *revocation) drop(ctx context.Context) error {
 func (r *revocation) keep(ctx context.Context) error {
 	var comment string
 	var owned, granted int
-	err := r.row(ctx, []any{&comment, &owned, &granted}, `
+	var now time.Time
+	err := r.row(ctx, []any{&comment, &owned, &granted, &now}, `
 		SELECT coalesce(shobj_description($1, 'pg_authid'), ''),
-		       count(*) FILTER (WHERE deptype = 'o')::int, count(*) FILTER (WHERE deptype <> 'o')::int
+		       count(*) FILTER (WHERE deptype = 'o')::int, count(*) FILTER (WHERE deptype <> 'o')::int, clock_timestamp()
 		FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = $1`, r.oid)
 	if err != nil {
 		return err
@@ -197,8 +290,12 @@ func (r *revocation) keep(ctx context.Context) error {
 	n := readNote(comment)
 	n.By = "daypass"
 	n.Kept = fmt.Sprintf("owns %d objects, is named in %d grants or policies", owned, granted)
+	n.Why = r.why[:min(len(r.why), maxReasons)]
 	if n.Since == "" {
-		n.Since = r.now.UTC().Format(time.RFC3339)
+		n.Since = now.UTC().Format(time.RFC3339)
 	}
 	return r.exec(ctx, fmt.Sprintf("COMMENT ON ROLE %s IS %s", r.name, quoteText(n.text())))
 }
+
+// maxReasons bounds what a comment says of why.
+const maxReasons = 5

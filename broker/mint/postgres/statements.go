@@ -33,6 +33,7 @@ type note struct {
 	Lease broker.LeaseID `json:"lease,omitempty"`
 	Place string         `json:"place,omitempty"`
 	Kept  string         `json:"kept,omitempty"` // why the role is still there, disabled
+	Why   []string       `json:"why,omitempty"`  // what on_owned could not do
 	Since string         `json:"since,omitempty"`
 }
 
@@ -86,12 +87,20 @@ type newUser struct {
 	note     note
 }
 
+// values are what placeholders of a grant's own statements stand for.
+func (u newUser) values(database string) values {
+	return values{handle: u.handle, owner: u.params.Owner, database: database, expiry: timestamp(u.notAfter), lease: u.note.Lease}
+}
+
+// timestamp is how PostgreSQL reads a time whatever its time zone.
+func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + "+00" }
+
 // statements make the user. Groups are granted in one order everywhere, so
 // that two mints cannot wait for each other.
 func (u newUser) statements() []string {
 	name := quoteName(string(u.handle))
 	create := fmt.Sprintf("CREATE ROLE %s LOGIN INHERIT PASSWORD %s VALID UNTIL %s",
-		name, quoteText(u.verifier.Reveal()), quoteText(u.notAfter.UTC().Format("2006-01-02 15:04:05")+"+00"))
+		name, quoteText(u.verifier.Reveal()), quoteText(timestamp(u.notAfter)))
 	if u.params.ConnectionLimit > 0 {
 		create += fmt.Sprintf(" CONNECTION LIMIT %d", u.params.ConnectionLimit)
 	}

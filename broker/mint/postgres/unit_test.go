@@ -31,8 +31,10 @@ func TestParamsNameEveryFault(t *testing.T) {
 		`{"roles": ["a", "a", "", "` + long + `", "a\u0000b", "none"]}`:    {`"a" is named twice`, "a name is empty", "longer than 63 bytes", "zero byte", "reserves", "owner: with several roles"},
 		`{"roles": ["a"], "owner": "b"}`:                                   {`owner: "b" is not one of roles`},
 		`{"roles": ["a"], "owner": null}`:                                  {"owner: is empty"},
-		`{"roles": ["a"], "on_owned": "reassign"}`:                         {"not supported by this version"},
-		`{"roles": ["a"], "on_owned": "drop"}`:                             {"not supported by this version"},
+		`{"roles": ["a"], "on_owned": {"reassign": ""}}`:                   {"on_owned: has the wrong type"},
+		`{"roles": ["a"], "on_owned": {"reassign": "none"}}`:               {"on_owned: reassign: ", "reserves"},
+		`{"roles": ["a"], "on_owned": {"drop": "x"}}`:                      {"on_owned: has the wrong type"},
+		`{"roles": ["a"], "probe": "yes"}`:                                 {"probe: has the wrong type"},
 		`{"roles": ["a"], "on_owned": "burn"}`:                             {"not a way we know"},
 		`{"roles": ["a"], "scram_iterations": 0}`:                          {"scram_iterations: 0"},
 		`{"roles": ["a"], "scram_iterations": 1000001}`:                    {"scram_iterations: 1000001"},
@@ -42,7 +44,7 @@ func TestParamsNameEveryFault(t *testing.T) {
 		`{"roles": ["a"], "host": "a b", "port": 65536, "sslmode": "yes"}`: {"host: ", "port: 65536", `sslmode: "yes"`},
 		`{"roles": ["a"], "host": "x@evil.example"}`:                       {"host: "},
 	} {
-		_, err := parseParams([]byte(params))
+		_, err := parseParams([]byte(params), defaultIterations)
 		if err == nil {
 			t.Errorf("%s is accepted", params)
 			continue
@@ -56,11 +58,11 @@ func TestParamsNameEveryFault(t *testing.T) {
 }
 
 func TestParamsHaveDefaults(t *testing.T) {
-	p, err := parseParams([]byte(`{"roles": ["app"]}`))
+	p, err := parseParams([]byte(`{"roles": ["app"]}`), defaultIterations)
 	if err != nil || p.Owner != "app" || p.ScramIterations != 4096 || p.ConnectionLimit != 0 {
 		t.Errorf("got %+v, %v", p, err)
 	}
-	if _, err := parseParams([]byte(`{"roles": ["a", "b"], "owner": "b", "on_owned": "keep", "scram_iterations": 1000000, "connection_limit": 10000, "host": "fe80::1", "port": 65535, "sslmode": "require", "database": "d"}`)); err != nil {
+	if _, err := parseParams([]byte(`{"roles": ["a", "b"], "owner": "b", "on_owned": "keep", "scram_iterations": 1000000, "connection_limit": 10000, "host": "fe80::1", "port": 65535, "sslmode": "require", "database": "d"}`), defaultIterations); err != nil {
 		t.Error(err)
 	}
 }
@@ -120,7 +122,7 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 		"one_role":      `{"roles": ["payments_rw"]}`,
 		"hostile_names": `{"roles": ["z\"; DROP", "a'b\\c"], "owner": "a'b\\c", "connection_limit": 5}`,
 	} {
-		p, err := parseParams([]byte(params))
+		p, err := parseParams([]byte(params), defaultIterations)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +154,7 @@ func TestErrorsOfTheDriverAreCutToWhatMayBeSeen(t *testing.T) {
 		"postgres://theuser:thepass@/", "postgres://theuser:thepass@thehost/thedb?sslmode=thepass", "postgres://theuser:the%zzpass@thehost/thedb",
 		"postgres://theuser:thepass@127.0.0.1:1/thedb", "postgres://theuser:thepass@thehost/thedb?sslrootcert=/thepass", "",
 	} {
-		_, err := dial(t.Context(), broker.NewSecret(url))
+		_, err := dial(t.Context(), broker.NewSecret(url), "")
 		if err == nil {
 			t.Errorf("connected to %q", url)
 			continue

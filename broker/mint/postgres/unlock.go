@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // unlocked does a step of a revocation, and again where a lock is in its way.
@@ -51,30 +52,53 @@ func (r *revocation) rollBackPrepared(ctx context.Context) error {
 	}
 	var faults []error
 	for _, p := range list {
-		if p.Database != r.database { // it can be ended only there
-			faults = append(faults, fmt.Errorf("a transaction that the job prepared in database %q is in the way: ROLLBACK PREPARED %s there",
-				p.Database, quoteText(p.GID)))
-			continue
-		}
-		faults = append(faults, r.rollBack(ctx, p))
+		faults = append(faults, r.in(ctx, p.Database, func(c *conn) error { return r.rollBack(ctx, c, p) }))
 	}
 	return errors.Join(faults...)
 }
 
-// rollBack ends a prepared transaction as its owner, which an admin that is no
-// superuser has to be for it.
-func (r *revocation) rollBack(ctx context.Context, p prepared) error {
+// rollBack ends a prepared transaction in its own database, as its owner, which
+// an admin that is no superuser has to be for it.
+func (r *revocation) rollBack(ctx context.Context, c *conn, p prepared) error {
 	if p.Owner == string(r.handle) {
-		if err := r.exec(ctx, fmt.Sprintf("GRANT %s TO CURRENT_USER", r.name)); err != nil {
+		if err := c.exec(ctx, become(c.version, p.Owner)); err != nil {
 			return err
 		}
 	}
-	if err := r.exec(ctx, "SET ROLE "+quoteName(p.Owner)); err != nil {
+	if err := c.exec(ctx, "SET ROLE "+quoteName(p.Owner)); err != nil {
 		return err
 	}
-	err := r.exec(ctx, "ROLLBACK PREPARED "+quoteText(p.GID))
+	err := c.exec(ctx, "ROLLBACK PREPARED "+quoteText(p.GID))
 	if codeOf(err) == codeNoSuchRole { // this code stands for any object: somebody else ended it
 		err = nil
 	}
-	return errors.Join(err, r.exec(ctx, "RESET ROLE"))
+	return errors.Join(err, c.exec(ctx, "RESET ROLE"))
+}
+
+// in lends a connection to another database of the same server.
+func (r *revocation) in(ctx context.Context, database string, do func(*conn) error) error {
+	if database == r.database {
+		return do(r.conn)
+	}
+	c, err := dial(ctx, r.from, database)
+	if err != nil {
+		return fmt.Errorf("database %q: %w", database, err)
+	}
+	defer c.close()
+	if !sameSystem(c.serverID, r.serverID) {
+		return fmt.Errorf("database %q is on another server", database)
+	}
+	if err := errors.Join(c.primary(), do(c)); err != nil {
+		return fmt.Errorf("database %q: %w", database, err)
+	}
+	return nil
+}
+
+// sameSystem compares what two server identities say of the server alone. Where
+// it hides its number, they say nothing of it.
+func sameSystem(a, b string) bool {
+	const hidden = "oid-"
+	a, _, _ = strings.Cut(a, "/")
+	b, _, _ = strings.Cut(b, "/")
+	return a == b || strings.HasPrefix(a, hidden) && strings.HasPrefix(b, hidden)
 }

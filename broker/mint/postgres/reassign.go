@@ -1,0 +1,106 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// reassign gives the role's plain tables and sequences of one database to
+// another role. Nothing else is given away: a routine, a view, a trigger, a
+// rule, a policy, an expression in an index or a default runs with the rights
+// of the owner of what it is about, or of whoever uses that, and the job could
+// have written any of them to wait for its new owner.
+func (r *revocation) reassign(ctx context.Context, c *conn) error {
+	to := r.params.OnOwned.To
+	if err := c.checkGroups(ctx, []string{to}); err != nil {
+		if codeOf(err) != "" || lost(err) {
+			return err
+		}
+		return &serverError{codeNoRight, printable(err.Error())} // it became too great since the lease was opened
+	}
+	for moved := 1; moved > 0; { // a table that others refer to can go after them
+		list, err := rows[inert](ctx, c, inertQuery, r.oid, 0, harmlessDefault)
+		if err != nil {
+			return err
+		}
+		moved = 0
+		for _, o := range list {
+			err := r.handOver(ctx, c, o, to)
+			if err == nil {
+				moved++
+			} else if err := r.note(c.database, err); err != nil {
+				return fmt.Errorf("reassign %s: %w", o.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// inert is a table or sequence without code of anybody's.
+type inert struct {
+	OID        uint32
+	Kind, Name string // TABLE or SEQUENCE; quoted and qualified
+}
+
+var errNoLongerInert = errors.New("it has changed meanwhile")
+
+// handOver changes the owner of what is still inert when nobody else can
+// change it any more.
+func (r *revocation) handOver(ctx context.Context, c *conn, o inert, to string) error {
+	return c.inTx(ctx, func() error {
+		begin := "BEGIN"
+		if o.Kind == "TABLE" {
+			begin += "; LOCK TABLE " + o.Name + " IN ACCESS EXCLUSIVE MODE"
+		}
+		if err := c.exec(ctx, begin); err != nil {
+			return err
+		}
+		still, err := rows[inert](ctx, c, inertQuery, r.oid, o.OID, harmlessDefault)
+		if err == nil && len(still) == 0 {
+			err = errNoLongerInert
+		}
+		if err != nil {
+			return err
+		}
+		return c.exec(ctx, "ALTER "+o.Kind+" "+o.Name+" OWNER TO "+quoteName(to))
+	})
+}
+
+// harmlessDefault matches, as the server writes them with our search_path, the
+// default values that call nothing of anybody's: query_to_xml and its like are
+// the server's own, and run whatever they are given.
+const harmlessDefault = `^(nextval\('([^'\\]|'')*'::regclass\)|-?[0-9.]+|\('?-[0-9.]+'?\)(::[a-z ]+)?|'([^'\\]|'')*'::[a-z ]+(\([0-9,]+\))?(\[\])?|true|false|now\(\)|CURRENT_TIMESTAMP|CURRENT_DATE|gen_random_uuid\(\))$`
+
+// inertQuery lists a role's plain tables and free-standing sequences, or one
+// of them. Numbers below 16384 are the server's own: what is above, somebody
+// made. Beside what runs code itself, a table stays where
+//
+//   - others may put a trigger on it, or hand that right on;
+//   - a table that stays refers to it: what cascades to that one may set off
+//     its deferred triggers, with the rights of who began.
+const inertQuery = `
+	SELECT c.oid, 'TABLE', c.oid::regclass::text FROM pg_class c
+	WHERE c.relowner = $1 AND $2::oid IN (0, c.oid) AND c.relkind = 'r' AND c.relpersistence IN ('p', 'u')
+	  AND NOT c.relrowsecurity AND NOT c.relforcerowsecurity AND NOT c.relispartition AND c.reloftype = 0 AND c.relam < 16384
+	  AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal)
+	  AND NOT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)
+	  AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
+	  AND NOT EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent))
+	  AND NOT EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = c.oid)
+	  AND NOT EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = c.oid)
+	  AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype NOT IN ('p', 'u', 'f', 'n'))
+	  AND NOT EXISTS (SELECT FROM pg_constraint k JOIN pg_class o ON o.oid = k.conrelid
+	                  WHERE k.confrelid = c.oid AND k.conrelid <> c.oid AND o.relowner = $1)
+	  AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+	                  AND (attgenerated <> '' OR atttypid >= 16384 OR attcollation >= 16384))
+	  AND NOT EXISTS (SELECT FROM pg_attrdef WHERE adrelid = c.oid AND pg_get_expr(adbin, adrelid) !~ $3)
+	  AND NOT EXISTS (SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid
+	                  AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL OR x.relam >= 16384
+	                       OR EXISTS (SELECT FROM unnest(i.indclass::oid[]) AS k(class) WHERE k.class >= 16384)))
+	  AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee <> c.relowner AND (a.is_grantable OR a.privilege_type IN ('TRIGGER', 'MAINTAIN')))
+	UNION ALL
+	SELECT c.oid, 'SEQUENCE', c.oid::regclass::text FROM pg_class c
+	WHERE c.relowner = $1 AND $2::oid IN (0, c.oid) AND c.relkind = 'S'
+	  AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND refclassid = 'pg_class'::regclass AND deptype IN ('a', 'i'))
+	ORDER BY 2, 1`
