@@ -51,6 +51,24 @@ type Sealed struct {
 	Request    string `json:"request_id"` // of the exchange that it answers
 	Enc        []byte `json:"enc"`
 	Ciphertext []byte `json:"ciphertext"`
+
+	Failed *Failure `json:"failed,omitempty"` // nil: it is an answer; else all that is sealed is the session
+}
+
+// Failure is what went wrong with an exchange that opened a job session all the
+// same. Nothing of it is secret.
+type Failure struct {
+	Code   Code   `json:"code"`
+	Reason string `json:"reason"`
+	Public string `json:"public"`
+}
+
+// failure is the error that the client was answered with, or nil.
+func (s Sealed) failure() error {
+	if s.Failed == nil {
+		return nil
+	}
+	return &Error{Code: s.Failed.Code, Reason: s.Failed.Reason, Public: s.Failed.Public}
 }
 
 // ErrNoAnswer is what [Answers.Kept] returns where nothing is kept.

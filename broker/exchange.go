@@ -13,7 +13,8 @@ import (
 // after it nothing is made that the journal does not know.
 //
 // Errors are [*Error]. Beside a [MintFailed] or [Conflict] the answer carries
-// the job session, which stays usable.
+// the job session, which stays usable; beside a [MintFailed], sealed where
+// answers are.
 func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer, error) {
 	answer := Answer{Request: r.ID, DryRun: r.DryRun}
 
@@ -29,7 +30,7 @@ func (b *Broker) Exchange(ctx context.Context, token Secret, r Request) (Answer,
 		return answer, b.refused(r, id, Decision{}, err)
 	}
 	if answer.Sealed != nil { // it was answered before, and the answer was lost
-		return answer, nil
+		return answer, answer.Sealed.failure()
 	}
 	if err := b.lasts(id); err != nil {
 		return answer, b.refused(r, id, Decision{}, err)

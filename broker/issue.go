@@ -112,7 +112,8 @@ func (b *Broker) issue(ctx context.Context, answer Answer, p *plan) (Answer, err
 	made, err := b.mintAll(ctx, p)
 	if err != nil {
 		b.undo(ctx, p, len(made)+1, "mint")
-		return answer, b.failed(p, asError(err, MintFailed, "nothing was issued"))
+		failed := b.failed(p, asError(err, MintFailed, "nothing was issued"))
+		return b.sealFailed(ctx, p, answer, failed), failed
 	}
 	if err := b.activate(ctx, p, made); err != nil {
 		b.undo(ctx, p, len(made), "activate")
@@ -126,7 +127,7 @@ func (b *Broker) issue(ctx context.Context, answer Answer, p *plan) (Answer, err
 	for i, c := range made {
 		answer.Granted = append(answer.Granted, Granted{Lease: p.leases[i], Credential: c})
 	}
-	sealed, err := b.seal(ctx, p.seal, answer)
+	sealed, err := b.seal(ctx, p.seal, answer, nil)
 	if err != nil { // a fault of ours: what nobody can read is taken back
 		b.undo(ctx, p, len(made), "seal")
 		return answer.withoutCredentials(), b.failed(p, asError(err, Internal, "something went wrong on our side"))

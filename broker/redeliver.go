@@ -79,7 +79,7 @@ func (b *Broker) toldAgain(ctx context.Context, id Identity, r Request, first st
 // seal turns an answer into what only its client can open, and keeps it for a
 // while. That it cannot be kept does not take the answer from the client that
 // is waiting for it.
-func (b *Broker) seal(ctx context.Context, s sealer, answer Answer) (Answer, error) {
+func (b *Broker) seal(ctx context.Context, s sealer, answer Answer, failed *Failure) (Answer, error) {
 	if s.none() {
 		return answer, nil
 	}
@@ -91,12 +91,28 @@ func (b *Broker) seal(ctx context.Context, s sealer, answer Answer) (Answer, err
 	if err != nil {
 		return Answer{}, fmt.Errorf("seal the answer: %w", err)
 	}
-	sealed := Sealed{Request: answer.Request, Enc: s.enc, Ciphertext: ciphertext}
+	sealed := Sealed{Request: answer.Request, Enc: s.enc, Ciphertext: ciphertext, Failed: failed}
 	if err := b.answers.Keep(ctx, s.key, sealed, AnswerLife); err != nil {
 		b.log.Warn("the answer could not be kept; it cannot be fetched again", "request", answer.Request, "err", err)
 	}
 	answer.Sealed = &sealed
 	return answer, nil
+}
+
+// sealFailed seals the job session that an exchange opened and got nothing for,
+// and keeps it like an answer: whoever loses the error would have lost the token
+// as well. The client that is waiting gets the session in any case.
+func (b *Broker) sealFailed(ctx context.Context, p *plan, answer Answer, failed error) Answer {
+	if p.token.IsZero() || p.seal.none() {
+		return answer
+	}
+	e := asError(failed, MintFailed, "nothing was issued")
+	sealed, err := b.seal(ctx, p.seal, answer, &Failure{Code: e.Code, Reason: ReasonOf(e), Public: e.Public})
+	if err != nil {
+		b.log.Error("the job session of a failed exchange could not be sealed", "request", answer.Request, "err", err)
+		return answer
+	}
+	return sealed
 }
 
 // usedAgain is what becomes of a token that was claimed before. Its own client

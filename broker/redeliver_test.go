@@ -439,6 +439,48 @@ func TestARequestOnASessionIsMadeOnceUnderItsKey(t *testing.T) {
 	}
 }
 
+func TestALostMintFailedIsFetchedAgainWithItsSession(t *testing.T) {
+	r := newRig(t, nil)
+	me := newRecipient(t)
+	token := r.token(job("1", "a"))
+	r.course.breaks("mint db", errBroken)
+	first, err := r.Exchange(t.Context(), token, sealedAsk(me, "queue", "db"))
+	r.refused(err, broker.MintFailed)
+	if first.Sealed == nil || len(first.Granted) != 0 {
+		t.Fatalf("it answers %+v", first)
+	}
+	r.course.breaks("mint db", nil) // the target is well again, and still nothing is minted twice
+	for range 3 {
+		again, err := r.Exchange(t.Context(), token, sealedAsk(me, "queue", "db"))
+		if e := r.refused(err, broker.MintFailed); e.Public == "" || e.RetryAfter != 0 {
+			t.Errorf("again: %+v", e)
+		}
+		if again.Sealed == nil || !bytes.Equal(again.Sealed.Ciphertext, first.Sealed.Ciphertext) || !again.Token.IsZero() {
+			t.Errorf("again: %+v", again)
+		}
+	}
+	if r.left.left()+r.right.left() != 0 || len(r.journal.of(broker.EventAgain)) != 3 {
+		t.Errorf("%d keys were made, and %d repetitions journalled", r.left.left()+r.right.left(), len(r.journal.of(broker.EventAgain)))
+	}
+	plain, err := me.opens(first.Sealed, whose(t, r, token))
+	if err != nil || !strings.Contains(plain, first.Token.Reveal()) {
+		t.Errorf("opened: %q %v", plain, err)
+	}
+	if _, err := r.Exchange(t.Context(), token, sealedAsk(newRecipient(t), "db")); broker.CodeOf(err) != broker.TokenReused {
+		t.Errorf("with another key: %v", err)
+	}
+	if _, err := r.More(t.Context(), first.Token, ask("db")); err != nil {
+		t.Errorf("the session: %v", err)
+	}
+	// Without a key it is as before: in clear, and once.
+	r.course.breaks("mint db", errBroken)
+	plainly, err := r.Exchange(t.Context(), r.token(job("1", "b")), ask("db"))
+	r.refused(err, broker.MintFailed)
+	if plainly.Sealed != nil || plainly.Token.IsZero() {
+		t.Errorf("without a key it answers %+v", plainly)
+	}
+}
+
 func TestTheJournalRemembersAnIdempotencyKeyAsUsed(t *testing.T) {
 	r := newRig(t, nil)
 	me := newRecipient(t)

@@ -54,8 +54,12 @@ func (j *jobs) buy(c *call, from func(context.Context, broker.Secret, broker.Req
 	a, err := from(c.ctx(), c.bearer, r)
 	c.issuer = a.Session.For.Issuer
 	switch {
+	case err != nil && a.Sealed != nil:
+		sealed := showCiphertext(*a.Sealed)
+		return reply{}, &sessionError{error: err, sealed: &sealed}
 	case err != nil && !a.Token.IsZero():
-		return reply{}, &sessionError{err, showSession(a)}
+		session := showSession(a)
+		return reply{}, &sessionError{error: err, session: &session}
 	case err != nil:
 		return reply{}, err
 	case a.DryRun != r.DryRun: // an answer to another question

@@ -54,13 +54,16 @@ type problem struct {
 	RequestID string          `json:"request_id"`
 	Denials   []broker.Denial `json:"denials,omitempty"`
 	Session   *sessionJSON    `json:"session,omitempty"`
+	Sealed    *ciphertextJSON `json:"sealed,omitempty"` // in place of Session
 }
 
 // sessionError carries the job session that a failed exchange opened: the
-// token is spent, so the session is all that the job has left.
+// token is spent, so the session is all that the job has left. It is in clear or
+// sealed.
 type sessionError struct {
 	error
-	session sessionJSON
+	session *sessionJSON
+	sealed  *ciphertextJSON
 }
 
 func (e *sessionError) Unwrap() error { return e.error }
@@ -105,7 +108,7 @@ func refuse(err error, requestID string, random io.Reader) refusal {
 		r.problem.Detail = internalDetail
 	}
 	if s, is := errors.AsType[*sessionError](err); is {
-		r.problem.Session = &s.session
+		r.problem.Session, r.problem.Sealed = s.session, s.sealed
 	}
 	if wait := retryAfter(e, random); wait != "" {
 		r.headers = append(r.headers, [2]string{"Retry-After", wait})

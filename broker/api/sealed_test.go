@@ -67,3 +67,23 @@ func TestAnIdempotencyKeyIsForRequestsOnASession(t *testing.T) {
 		}
 	}
 }
+
+func TestTheSessionOfAFailedExchangeIsSealedOrInClearAndNeverBoth(t *testing.T) {
+	for name, sealed := range map[string]*broker.Sealed{"in clear": nil, "sealed": {Enc: []byte{1, 2}, Ciphertext: []byte{251, 255}}} {
+		f := &fakeBroker{answer: broker.Answer{Token: anAnswer().Token, Session: anAnswer().Session, Sealed: sealed},
+			err: &broker.Error{Code: broker.MintFailed, Public: "nothing was issued"}}
+		w := send(NewPublic(publicConfig(f, &logBook{})), ask{method: "POST", path: "/v1/exchange", bearer: ciToken,
+			body: `{"grants":[{"name":"prod-db"}],"recipient_key":"` + recipientKey + `"}`})
+		var got map[string]any
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusBadGateway || got["code"] != "mint_failed" {
+			t.Fatalf("%s: %d %s", name, w.Code, w.Body)
+		}
+		_, clear := got["session"]
+		if clear != (sealed == nil) || strings.Contains(w.Body.String(), anAnswer().Token.Reveal()) != clear {
+			t.Errorf("%s: %s", name, w.Body)
+		}
+		if sealed != nil && !strings.Contains(w.Body.String(), `"sealed":{"enc":"AQI","ciphertext":"-_8"}`) {
+			t.Errorf("%s: %s", name, w.Body)
+		}
+	}
+}

@@ -38,11 +38,13 @@ type dryRunJSON struct {
 // sealedJSON is an answer that only its client can open: HPKE, in base64url
 // without padding.
 type sealedJSON struct {
-	RequestID string `json:"request_id"`
-	Sealed    struct {
-		Enc        string `json:"enc"`
-		Ciphertext string `json:"ciphertext"`
-	} `json:"sealed"`
+	RequestID string         `json:"request_id"`
+	Sealed    ciphertextJSON `json:"sealed"`
+}
+
+type ciphertextJSON struct {
+	Enc        string `json:"enc"`
+	Ciphertext string `json:"ciphertext"`
 }
 
 type permitJSON struct {
@@ -142,10 +144,11 @@ func EncodeAnswer(a broker.Answer) ([]byte, error) {
 }
 
 func showSealed(id string, s broker.Sealed) sealedJSON {
-	out := sealedJSON{RequestID: id}
-	out.Sealed.Enc = base64.RawURLEncoding.EncodeToString(s.Enc)
-	out.Sealed.Ciphertext = base64.RawURLEncoding.EncodeToString(s.Ciphertext)
-	return out
+	return sealedJSON{RequestID: id, Sealed: showCiphertext(s)}
+}
+
+func showCiphertext(s broker.Sealed) ciphertextJSON {
+	return ciphertextJSON{Enc: base64.RawURLEncoding.EncodeToString(s.Enc), Ciphertext: base64.RawURLEncoding.EncodeToString(s.Ciphertext)}
 }
 
 func showDryRun(id string, a broker.Answer) dryRunJSON {

@@ -36,14 +36,16 @@ func TestAnswers(t *testing.T, open func(t *testing.T) (a, b broker.Answers)) {
 
 // newAnswer is an answer that nobody has seen, and its key.
 func newAnswer() (broker.AnswerKey, broker.Sealed) {
-	a := broker.Sealed{Request: "req_" + rand.Text(), Enc: make([]byte, 32), Ciphertext: make([]byte, 3000)}
+	a := broker.Sealed{Request: "req_" + rand.Text(), Enc: make([]byte, 32), Ciphertext: make([]byte, 3000),
+		Failed: &broker.Failure{Code: broker.MintFailed, Reason: "mint_failed", Public: "words: " + rand.Text()}}
 	_, _ = rand.Read(a.Enc) // never fails
 	_, _ = rand.Read(a.Ciphertext)
 	return broker.NewAnswerKey(broker.NewTokenID("test", rand.Text()), broker.OwnerOf(a.Enc)), a
 }
 
 func sameAnswer(a, b broker.Sealed) bool {
-	return a.Request == b.Request && bytes.Equal(a.Enc, b.Enc) && bytes.Equal(a.Ciphertext, b.Ciphertext)
+	return a.Request == b.Request && bytes.Equal(a.Enc, b.Enc) && bytes.Equal(a.Ciphertext, b.Ciphertext) &&
+		(a.Failed == nil) == (b.Failed == nil) && (a.Failed == nil || *a.Failed == *b.Failed)
 }
 
 func wantKept(t *testing.T, s broker.Answers, key broker.AnswerKey, want broker.Sealed) {

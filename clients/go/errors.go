@@ -51,6 +51,8 @@ type Error struct {
 	Session    *Session      // for MintFailed of an exchange: ask on with Credentials, or GiveBack
 	Sent       bool          // the request may have reached the broker
 	Err        error         // the cause, for NoAnswer and NotDaypass
+
+	sealed *wireSealed // the session, until it is opened
 }
 
 // Denial is why one grant was refused.

@@ -302,3 +302,27 @@ func TestATokenWithoutAnIDIsNamedByWhatIsSigned(t *testing.T) {
 		t.Errorf("got %v, %v", names, err)
 	}
 }
+
+// A session that was sealed to somebody else is none of ours: the refusal stands
+// alone, and nothing that came with it is believed.
+func TestASessionInARefusalThatCannotBeOpenedIsNone(t *testing.T) {
+	to, err := newRecipient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := &wireSealed{Enc: strings.Repeat("A", 43), Ciphertext: strings.Repeat("A", 80)}
+	for name, o := range map[string]order{
+		"of an exchange":       {path: "/v1/exchange", to: to, names: []requestName{{}}},
+		"on a session":         {path: "/v1/credentials", to: to, names: []requestName{{}}},
+		"where no key is used": {path: "/v1/exchange"},
+	} {
+		got := o.open(&Error{Code: MintFailed, Status: 502, sealed: foreign})
+		e, ok := errors.AsType[*Error](got)
+		if !ok || e.Code != MintFailed || e.Session != nil {
+			t.Errorf("%s: %#v", name, got)
+		}
+	}
+	if other := errors.New("something else"); (order{path: "/v1/exchange", to: to}).open(other) != other {
+		t.Error("an error that is no refusal was changed")
+	}
+}

@@ -208,7 +208,7 @@ func (c *Client) ask(ctx context.Context, o order) (*Answer, error) {
 	}
 	var got wireAnswer
 	if err := c.call(ctx, call{method: http.MethodPost, path: o.path, bearer: o.bearer, key: o.key, body: r}, &got); err != nil {
-		return nil, err
+		return nil, o.open(err)
 	}
 	plain, err := o.to.read(got, o.names)
 	if err == nil {
@@ -219,6 +219,20 @@ func (c *Client) ask(ctx context.Context, o order) (*Answer, error) {
 		}
 	}
 	return nil, c.useless(ctx, err, got.RequestID, got.Session)
+}
+
+// open finds the session in a refusal that has it sealed. One that cannot be
+// opened was not made for us, and is a refusal without a session.
+func (o order) open(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.sealed == nil || o.to.none() || !o.opens() {
+		return err
+	}
+	if inside, bad := o.to.read(wireAnswer{Sealed: e.sealed}, o.names); bad == nil {
+		e.Session = inside.Session.session()
+	}
+	e.sealed = nil
+	return e
 }
 
 // useless says why an answer is none. A session that came with it must not
@@ -331,6 +345,7 @@ func (a answer) problem() error {
 		RequestID string       `json:"request_id"`
 		Denials   []Denial     `json:"denials"`
 		Session   *wireSession `json:"session"`
+		Sealed    *wireSealed  `json:"sealed"` // in place of the session
 	}
 	d := json.NewDecoder(bytes.NewReader(a.body))
 	d.UseNumber() // an id that was seen must not come out as 5.67e+08
@@ -339,7 +354,7 @@ func (a answer) problem() error {
 	}
 	return &Error{
 		Status: a.status, Code: p.Code, Detail: p.Detail, RequestID: p.RequestID, Denials: p.Denials,
-		RetryAfter: a.retryAfter, Session: p.Session.session(), Sent: true,
+		RetryAfter: a.retryAfter, Session: p.Session.session(), Sent: true, sealed: p.Sealed,
 	}
 }
 

@@ -157,3 +157,40 @@ func TestAnIdempotencyKeyIsUsedUpAcrossARestart(t *testing.T) {
 		})
 	}
 }
+
+// TestALostMintFailedLeavesAJobWithAFixedTokenItsSession: the target fails, the
+// error is lost, and the job has one token only.
+func TestALostMintFailedLeavesAJobWithAFixedTokenItsSession(t *testing.T) {
+	r := newRig(t)
+	b := r.broker("one", "embedded")
+	_, a := b.fresh()
+	b.call(http.MethodDelete, "/v1/session", a.session(), nil)
+	c := &cutter{broker: b.url, seen: map[string][]string{}}
+	between := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/v1/credentials" {
+			r.sql(`ALTER ROLE away RENAME TO orders_rw`)
+		}
+		c.ServeHTTP(w, req)
+	}))
+	defer between.Close()
+	r.sql(`ALTER ROLE orders_rw RENAME TO away`)
+	client, err := daypass.New(daypass.Config{URL: between.URL, Audience: b.audience, Source: daypass.Static(daypass.NewSecret(r.token(b, nil)))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := client.Exchange(t.Context(), daypass.Grant{Name: "orders-db"})
+	if err != nil || len(got.Credentials) != 1 || got.Session.Key.IsZero() {
+		t.Fatalf("%+v %v\n%s", got, err, b.out)
+	}
+	if users := r.users(); len(users) != 1 {
+		t.Errorf("PostgreSQL has %v, want one user", users)
+	}
+	if _, err := client.GiveBack(t.Context(), got.Session.Token); err != nil || len(r.users()) != 0 {
+		t.Errorf("giving back: %v, and PostgreSQL has %v", err, r.users())
+	}
+	for _, sealed := range c.seen {
+		if len(sealed) < 2 || sealed[0] == "." || sealed[1] != sealed[0] {
+			t.Errorf("the token was answered with %q", sealed)
+		}
+	}
+}
