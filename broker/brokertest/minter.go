@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +37,13 @@ type MinterTarget struct {
 	Plant func(ctx context.Context, name string) error
 	// Down and Up take the target away and give it back.
 	Down, Up func(ctx context.Context) error
+	// Session opens a session as a job does, and returns a way to use it: an
+	// error means that it has ended. The test's end may close it.
+	Session func(context.Context, broker.Credential) (use func(context.Context) error, err error)
+	// Addr is where the target listens, and Through the admin secret of who
+	// reaches it by another way: see [Cutter].
+	Addr    string
+	Through func(*net.TCPAddr) broker.SecretSource
 }
 
 // The deployments of the suite: ours, and a neighbour in the same target.
@@ -75,6 +84,13 @@ func TestMinter(t *testing.T, s MinterSuite) {
 	t.Run("many mints and revocations at once all succeed", r.concurrent)
 	t.Run("revoking from several brokers at once succeeds", r.concurrentRevoke)
 	t.Run("a mint that is cancelled anywhere is undone by revoking", r.cancelled)
+	t.Run("a broker that died after a mint leaves nothing behind", r.crashed)
+	t.Run("one order is not minted twice", r.twice)
+	t.Run("only the target's clock says what has expired", r.clocks)
+	t.Run("open sessions end when their credential is taken back", r.sessions)
+	t.Run("a target lost at any step of a mint leaves nothing behind", r.mintIsCut)
+	t.Run("a target lost at any step of a revocation is revoked on later", r.revokeIsCut)
+	t.Run("a target lost at any step of listing is an error", r.heldIsCut)
 	t.Run("a target that is down is an error, and then it recovers", r.outage)
 }
 
@@ -85,13 +101,25 @@ type minterRun struct {
 
 func (r *minterRun) open(t *testing.T, deployment string) broker.Minter {
 	t.Helper()
-	c := r.Config
+	return r.openWith(t, deployment, r.Config)
+}
+
+func (r *minterRun) openWith(t *testing.T, deployment string, c broker.TargetConfig) broker.Minter {
+	t.Helper()
 	c.Deployment = deployment
 	m, err := r.Kind.Open(c)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
+	t.Cleanup(func() { closeMinter(m) })
 	return m
+}
+
+// closeMinter lets a minter go that keeps connections.
+func closeMinter(m broker.Minter) {
+	if c, ok := m.(io.Closer); ok {
+		_ = c.Close()
+	}
 }
 
 // order asks for a credential of a job whose claims are as hostile as a

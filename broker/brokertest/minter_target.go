@@ -70,6 +70,7 @@ func (r *minterRun) foreignNames(t *testing.T) {
 		"alice", "dp_test_admin", "DP_TEST_0ABCDE_ABCDEFGHIJKL",
 		fmt.Sprintf("dp_test_%06x_abcdefghijkl_", past%0xffffff), fmt.Sprintf("xdp_test_%06x_abcdefghijkl", past%0xffffff),
 		"dpxtest_tabcde_abcdefghijkl", // "_" is a wildcard for some
+		"dp_test_%", `dp_test_'"\;-- {{.}} $$`, "dp_test_000000_aaaaaaaaaaaa\n", "dp_test_000000_aaaaaaaaaaaa'",
 	} {
 		r.plant(t, name)
 		if err := r.minter.Revoke(t.Context(), broker.Lease{Handle: broker.Handle(name), Grant: r.Grant}); err == nil {

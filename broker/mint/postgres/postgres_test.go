@@ -3,7 +3,10 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -198,10 +201,37 @@ func revoke(t *testing.T, m broker.Minter, u user) {
 	}
 }
 
+// field is the value of one field of a credential.
+func field(c broker.Credential, name string) string {
+	for _, f := range c.Fields {
+		if f.Name == name {
+			return f.Value.Reveal()
+		}
+	}
+	return ""
+}
+
+// throughPort leads an admin URL over another port of this machine.
+func throughPort(admin string, port int) string {
+	u, err := url.Parse(admin)
+	if err != nil {
+		panic(err)
+	}
+	query := u.Query()
+	query.Del("host")
+	query.Del("port")
+	if user := query.Get("user"); user != "" {
+		u.User = url.UserPassword(user, query.Get("password"))
+		query = url.Values{"sslmode": {"disable"}}
+	}
+	u.Host, u.RawQuery = net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), query.Encode()
+	return u.String()
+}
+
 func suite(s *servers.Postgres, admin string) brokertest.MinterSuite {
-	url := s.AdminURL("postgres")
+	super := s.AdminURL("postgres")
 	one := func(ctx context.Context, into any, sql string, args ...any) error {
-		c, err := pgx.Connect(ctx, url)
+		c, err := pgx.Connect(ctx, super)
 		if err != nil {
 			return err
 		}
@@ -215,16 +245,11 @@ func suite(s *servers.Postgres, admin string) brokertest.MinterSuite {
 	return brokertest.MinterSuite{
 		Kind: postgres.Kind(), Grant: appGrant, Config: config(holding(admin)),
 		Works: func(ctx context.Context, c broker.Credential) error {
-			for _, f := range c.Fields {
-				if f.Name == "url" {
-					conn, err := pgx.Connect(ctx, f.Value.Reveal())
-					if err != nil {
-						return err
-					}
-					return conn.Close(ctx)
-				}
+			conn, err := pgx.Connect(ctx, field(c, "url"))
+			if err != nil {
+				return err
 			}
-			return fmt.Errorf("no url among the fields")
+			return conn.Close(ctx)
 		},
 		Target: &brokertest.MinterTarget{
 			Exists: func(ctx context.Context, name string) (bool, error) {
@@ -242,6 +267,12 @@ func suite(s *servers.Postgres, admin string) brokertest.MinterSuite {
 			},
 			Down: func(context.Context) error { return s.Kill() },
 			Up:   s.Start,
+			Session: func(ctx context.Context, c broker.Credential) (func(context.Context) error, error) {
+				conn, err := pgx.Connect(ctx, field(c, "url"))
+				return func(ctx context.Context) error { return conn.Ping(ctx) }, err
+			},
+			Addr:    net.JoinHostPort(s.Host(), strconv.Itoa(s.Port())),
+			Through: func(at *net.TCPAddr) broker.SecretSource { return holding(throughPort(admin, at.Port)) },
 		},
 	}
 }
