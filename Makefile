@@ -9,7 +9,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 BINARIES := bin/daypassd bin/daypass bin/fakeci
 
 # These start real servers; `make check` leaves them to `make test`.
-SERVER_TESTS := /broker/replay$$|/broker/lease$$|/broker/mint/postgres$$|/broker/brokertest/servers$$|/cmd/daypassd$$
+SERVER_TESTS := /broker/replay$$|/broker/lease$$|/broker/mint/postgres$$|/broker/brokertest/servers$$|/broker/brokertest/npm$$|/cmd/daypassd$$
+# These need Node.js and what npm installs; `make check` leaves them to `make test`, too.
+NODE_TESTS := ^(Test|Fuzz)Jose
 
 .PHONY: help
 help: ## this list
@@ -22,13 +24,13 @@ demo: build ## one CI job end to end on this machine: PostgreSQL, a toy CI provi
 
 .PHONY: test
 test: ## everything: vet, staticcheck, unit and integration tests against real servers, with -race
-	@deploy/dev/need.sh cc redis postgres
+	@deploy/dev/need.sh cc redis postgres node
 	@$(MAKE) --no-print-directory lint
 	$(GO) test -race -timeout 25m ./...
 
 .PHONY: check
-check: lint ## the fast part of test: no servers, no race detector, under a minute
-	$(GO) test $$($(GO) list ./... | grep -Ev '$(SERVER_TESTS)')
+check: lint ## the fast part of test: no servers, no Node.js, no race detector, under a minute
+	$(GO) test -skip '$(NODE_TESTS)' $$($(GO) list ./... | grep -Ev '$(SERVER_TESTS)')
 
 .PHONY: lint
 lint: ## formatting, vet, staticcheck
@@ -48,12 +50,13 @@ bench: ## one exchange in process and over HTTP, verification, decisions, the jo
 
 .PHONY: soak
 soak: ## the long versions of the storms and crash tests
-	@deploy/dev/need.sh cc redis postgres
+	@deploy/dev/need.sh cc redis postgres node
 	DAYPASS_SOAK=1 $(GO) test -race -timeout 85m ./...
 
 FUZZTIME ?= 30s
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (30s) each
+	@deploy/dev/need.sh node
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	    echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \

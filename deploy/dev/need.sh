@@ -4,6 +4,7 @@
 #   cc        a C compiler, for the race detector
 #   redis     redis-server
 #   postgres  PostgreSQL's server binaries and psql
+#   node      Node.js and npm, for the opinions of other libraries and clients
 # Servers are never started system-wide: tests and the demo start their own.
 set -eu
 
@@ -23,6 +24,7 @@ for what in "$@"; do
 		packages="$packages gcc libc6-dev" ;;
 	redis) command -v redis-server >/dev/null 2>&1 || packages="$packages redis-server" ;;
 	postgres) have_postgres || packages="$packages postgresql postgresql-client" ;;
+	node) { command -v node && command -v npm; } >/dev/null 2>&1 || packages="$packages nodejs npm" ;;
 	*) echo "need.sh: unknown need '$what'" >&2; exit 2 ;;
 	esac
 done
