@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -142,40 +144,11 @@ func TestWhereWeAndGoOIDCDifferWeAreStricter(t *testing.T) {
 // and reads the same claims in it. The issuer signs with Ed25519, so that most of
 // the time is not spent on signing.
 func FuzzVerify(f *testing.F) {
-	r := newRig(f, fakeissuer.GitHub)
-	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
-	public := key.Public().(ed25519.PublicKey)
-	is := r.all[0]
-	is.profile.Algorithms = []string{"EdDSA"}
-	is.oidc.SupportedSigningAlgs = is.profile.Algorithms
-	held, err := parseKeys([]byte(`{"keys":[{"kid":"k","kty":"OKP","crv":"Ed25519",`+b64("x", public)+`}]}`), is.profile.Algorithms)
-	if err != nil {
-		f.Fatal(err)
-	}
-	held.at = noon
-	is.keys.held = held
-	is.keys.load = func(context.Context) ([]byte, error) { return nil, errors.New("nobody is asked") }
-	other := alone(r.fake.URL(fakeissuer.GitHub), "EdDSA", public)
-	claims, err := r.fake.Claims(fakeissuer.Job{Provider: fakeissuer.GitHub, Audience: ourAudience})
-	if err != nil {
-		f.Fatal(err)
-	}
-	claims["jti"] = "1"
-	honest := mustJSON(f, claims)
-	for _, add := range []string{``, `"x":1.5e3`, `"x":[{"y":null}]`, `"x":"\ud83d\ude00"`, `"AUD":"x"`, `"nonce":"n","at_hash":"h"`, `"_claim_names":{}`, `"_claim_sources":{"a":{}}`} {
-		if add != "" {
-			add = "," + add
-		}
-		f.Add(`"typ":"JWT"`, honest[:len(honest)-1]+add+"}")
-	}
-	f.Add(`"typ":"jwt","x5t":"a"`, honest)
-	f.Add(`"crit":[]`, honest)
-	f.Add(`"KID":"a"`, honest)
-	if _, err := r.Verify(f.Context(), broker.NewSecret(signEd25519(key, `"typ":"JWT"`, honest))); err != nil {
-		f.Fatalf("the honest token is refused, so nothing is compared: %v", err)
-	}
+	r := newAlgRig(f, "EdDSA")
+	other := alone(r.all[0].url, r.alg, r.public())
+	r.seed(f)
 	f.Fuzz(func(t *testing.T, header, payload string) {
-		raw := signEd25519(key, header, payload)
+		raw := r.signed(t, r.headed(header), payload)
 		id, err := r.Verify(t.Context(), broker.NewSecret(raw))
 		if err != nil {
 			return
@@ -186,7 +159,97 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-func signEd25519(key ed25519.PrivateKey, header, payload string) string {
-	signed := enc(`{"alg":"EdDSA","kid":"k",`+header+"}") + "." + enc(payload)
-	return signed + "." + enc(string(ed25519.Sign(key, []byte(signed))))
+// algRig is a rig whose issuer signs by one algorithm, be it one that its
+// profile lists or not, and that asks nobody for its key.
+type algRig struct {
+	rig
+	alg    string
+	key    crypto.Signer
+	jwks   []byte
+	honest map[string]any // claims of a job
+}
+
+func newAlgRig(t testing.TB, alg string) algRig {
+	t.Helper()
+	r := algRig{rig: newRig(t, fakeissuer.GitHub), alg: alg}
+	var numbers string
+	r.key, numbers = keyFor(t, alg)
+	r.jwks = []byte(`{"keys":[{"kid":"k",` + numbers + `}]}`)
+	is := r.all[0]
+	is.profile.Algorithms = []string{alg}
+	is.oidc.SupportedSigningAlgs = is.profile.Algorithms
+	held, err := parseKeys(r.jwks, is.profile.Algorithms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held.at = noon
+	is.keys.held = held
+	is.keys.load = func(context.Context) ([]byte, error) { return nil, errors.New("nobody is asked") }
+	if r.honest, err = r.fake.Claims(fakeissuer.Job{Provider: fakeissuer.GitHub, Audience: ourAudience}); err != nil {
+		t.Fatal(err)
+	}
+	r.honest["jti"] = "1"
+	if _, err := r.Verify(t.Context(), broker.NewSecret(r.signed(t, r.headed(`"typ":"JWT"`), mustJSON(t, r.honest)))); err != nil {
+		t.Fatalf("the honest token is refused, so nothing is compared: %v", err)
+	}
+	return r
+}
+
+// keyFor makes a key that fits an algorithm, and writes down its public half
+// as a JWK has it.
+func keyFor(t testing.TB, alg string) (crypto.Signer, string) {
+	t.Helper()
+	a, _ := algorithmOf(alg)
+	switch {
+	case a.curve != nil:
+		key, err := ecdsa.GenerateKey(a.curve, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		point, err := key.PublicKey.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		half := len(point) / 2
+		return key, `"kty":"EC","crv":"` + a.curve.Params().Name + `",` + b64("x", point[1:1+half]) + `,` + b64("y", point[1+half:])
+	case a.hash == 0:
+		key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+		return key, `"kty":"OKP","crv":"Ed25519",` + b64("x", key.Public().(ed25519.PublicKey))
+	default:
+		return ciKey(), `"kty":"RSA","e":"AQAB",` + b64("n", ciKey().N.Bytes())
+	}
+}
+
+func (r algRig) public() crypto.PublicKey { return r.key.Public() }
+
+// headed is a header with more members.
+func (r algRig) headed(more string) string { return `{"alg":"` + r.alg + `","kid":"k",` + more + `}` }
+
+// signed signs header and payload as they stand.
+func (r algRig) signed(t testing.TB, header, payload string) string {
+	t.Helper()
+	if key, ok := r.key.(ed25519.PrivateKey); ok {
+		signed := enc(header) + "." + enc(payload)
+		return signed + "." + enc(string(ed25519.Sign(key, []byte(signed))))
+	}
+	raw, err := fakeissuer.Forge{Header: header, Payload: payload, Alg: r.alg, Key: r.key}.Compact()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// seed gives a fuzz target of header and payload its first tokens.
+func (r algRig) seed(f *testing.F) {
+	f.Helper()
+	honest := mustJSON(f, r.honest)
+	for _, add := range []string{``, `"x":1.5e3`, `"x":[{"y":null}]`, `"x":"\ud83d\ude00"`, `"AUD":"x"`, `"nonce":"n","at_hash":"h"`, `"_claim_names":{}`, `"_claim_sources":{"a":{}}`} {
+		if add != "" {
+			add = "," + add
+		}
+		f.Add(`"typ":"JWT"`, honest[:len(honest)-1]+add+"}")
+	}
+	f.Add(`"typ":"jwt","x5t":"a"`, honest)
+	f.Add(`"crit":[]`, honest)
+	f.Add(`"KID":"a"`, honest)
 }

@@ -30,29 +30,42 @@ func verifyClaims(t *testing.T, profile string, claims []byte) (broker.Identity,
 // others.
 func verifyInstead(t *testing.T, profile string, configured, claims []byte) (broker.Identity, error) {
 	t.Helper()
+	set, _ := setFor(t, profile, configured)
+	return set.Verify(t.Context(), broker.NewSecret(signedAsTheyStand(t, claims)))
+}
+
+// setFor makes the set that trusts the issuer of some claims, ten seconds after
+// their iat, and returns the issuer's keys as well.
+func setFor(t *testing.T, profile string, claims []byte) (set *Set, jwks []byte) {
+	t.Helper()
 	var said struct {
 		Issuer string `json:"iss"`
 		Issued int64  `json:"iat"`
 	}
-	if err := json.Unmarshal(configured, &said); err != nil {
+	if err := json.Unmarshal(claims, &said); err != nil {
 		t.Fatal(err)
 	}
 	jwks, err := fakeissuer.JWKS(map[string]*rsa.PrivateKey{"k": ciKey()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := New(Options{
+	set, err = New(Options{
 		Issuers:  []Config{{Name: "ci", Profile: profile, URL: said.Issuer, JWKSFile: writeFile(t, jwks)}},
 		Audience: ourAudience, Now: at(time.Unix(said.Issued+10, 0)),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return set, jwks
+}
+
+func signedAsTheyStand(t *testing.T, claims []byte) string {
+	t.Helper()
 	raw, err := fakeissuer.Forge{Header: `{"alg":"RS256","kid":"k","typ":"JWT"}`, Payload: string(claims), Alg: "RS256", Key: ciKey()}.Compact()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return set.Verify(t.Context(), broker.NewSecret(raw))
+	return raw
 }
 
 func TestEachFixtureBecomesItsGoldenIdentity(t *testing.T) {
