@@ -43,6 +43,14 @@ type place struct {
 // that an issuer that was left out somewhere is not all of them.
 const anyIssuer = "\x00"
 
+// shownIssuer is the issuer for people: nothing where all are meant.
+func (p *place) shownIssuer() string {
+	if p.issuer == anyIssuer {
+		return ""
+	}
+	return p.issuer
+}
+
 // rule is a [Rule], compiled.
 type rule struct {
 	id      string
@@ -180,7 +188,7 @@ func (r *rule) info() RuleInfo {
 		Source: r.file, Rule: r.ast, Conditions: r.others,
 	}
 	for _, p := range r.places {
-		info.Places = append(info.Places, Place{Repo: p.repo, Issuer: strings.TrimSuffix(p.issuer, anyIssuer), Pins: p.pins})
+		info.Places = append(info.Places, Place{Repo: p.repo, Issuer: p.shownIssuer(), Pins: p.pins})
 	}
 	info.Grants = slices.Clone(r.deny)
 	for _, a := range r.allow {

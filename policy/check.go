@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -64,28 +66,61 @@ func (c *checker) checkKnown() {
 	}
 }
 
+// parse reads all files, several at once, and reports what it finds in their
+// order.
 func (c *checker) parse() {
-	ids := map[string]string{}
-	for _, name := range slices.Sorted(maps.Keys(c.sources)) {
-		file := &File{Path: name}
-		doc, err := strictyaml.Parse(name, c.sources[name], strictyaml.DefaultLimits())
-		if doc == nil {
-			c.broken = true
-			c.faults.Add(nil, err)
-			continue
-		}
-		c.faults.Add(doc.Root, err)
-		c.faults.Add(doc.Root, doc.Root.Decode(file))
-		if file.Node == nil { // no mapping
-			c.broken = true
-			continue
-		}
-		if other, twice := ids[file.id()]; twice {
-			c.faults = append(c.faults, file.Node.Fault("its rules would have the same ids as those of %s: rename one of the files", other))
-		}
-		ids[file.id()] = name
-		c.files = append(c.files, file)
+	names := slices.Sorted(maps.Keys(c.sources))
+	read := make([]parsedFile, len(names))
+	work := make(chan int)
+	var all sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(names)) {
+		all.Go(func() {
+			for i := range work {
+				read[i] = parseFile(names[i], c.sources[names[i]])
+			}
+		})
 	}
+	for i := range names {
+		work <- i
+	}
+	close(work)
+	all.Wait()
+
+	ids := map[string]string{}
+	for i, r := range read {
+		c.faults = append(c.faults, r.faults...)
+		if r.file == nil {
+			c.broken = true
+			continue
+		}
+		if other, twice := ids[r.file.id()]; twice {
+			c.faults = append(c.faults, r.file.Node.Fault("its rules would have the same ids as those of %s: rename one of the files", other))
+		}
+		ids[r.file.id()] = names[i]
+		c.files = append(c.files, r.file)
+	}
+}
+
+// parsedFile is what became of one file: nil if it is no mapping.
+type parsedFile struct {
+	file   *File
+	faults strictyaml.Faults
+}
+
+func parseFile(name string, data []byte) parsedFile {
+	var r parsedFile
+	doc, err := strictyaml.Parse(name, data, strictyaml.DefaultLimits())
+	if doc == nil {
+		r.faults.Add(nil, err)
+		return r
+	}
+	file := &File{Path: name}
+	r.faults.Add(doc.Root, err)
+	r.faults.Add(doc.Root, doc.Root.Decode(file))
+	if file.Node != nil {
+		r.file = file
+	}
+	return r
 }
 
 func (c *checker) collectRepos() {

@@ -310,7 +310,7 @@ func (x *explaining) pins(r *rule) (Pins, truth) {
 		return Pins{Match: Fails, Checks: []Check{}}, no
 	}
 	t := all(p.pins, x.id)
-	out := Pins{Repo: p.repo, Issuer: p.issuer, Match: shownTruth(t), Checks: []Check{}}
+	out := Pins{Repo: p.repo, Issuer: p.shownIssuer(), Match: shownTruth(t), Checks: []Check{}}
 	for i := range p.pins {
 		out.Checks = append(out.Checks, x.check(&p.pins[i]))
 	}

@@ -23,8 +23,12 @@ const (
 	maxWhenCost = 10_000
 )
 
-// whenCompiler compiles the `when` expressions of one folder.
-type whenCompiler struct{ env *cel.Env }
+// whenCompiler compiles the `when` expressions of one folder. Rules that say
+// the same share a program.
+type whenCompiler struct {
+	env      *cel.Env
+	programs map[string]cel.Program // by expression
+}
 
 // newWhenCompiler defines what an expression may use: CEL's own operators,
 // functions and macros, but not matches: a regular expression that is not
@@ -48,7 +52,7 @@ func newWhenCompiler() (*whenCompiler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("policy: prepare expressions: %w", err)
 	}
-	return &whenCompiler{env: e}, nil
+	return &whenCompiler{env: e, programs: map[string]cel.Program{}}, nil
 }
 
 // compile returns the program, or all faults of the expression at n.
@@ -58,6 +62,9 @@ func (w *whenCompiler) compile(n *strictyaml.Node, expression string) (cel.Progr
 	}
 	if len(expression) > maxWhen {
 		return nil, n.Fault("is longer than %d bytes", maxWhen)
+	}
+	if program, ok := w.programs[expression]; ok {
+		return program, nil
 	}
 	ast, issues := w.env.Compile(expression)
 	if issues.Err() != nil {
@@ -75,6 +82,7 @@ func (w *whenCompiler) compile(n *strictyaml.Node, expression string) (cel.Progr
 	if err != nil {
 		return nil, n.Fault("cannot be evaluated: %s", err)
 	}
+	w.programs[expression] = program
 	return program, nil
 }
 

@@ -20,6 +20,7 @@ func (p *parsing) node(from ast.Node, parent *Node, step string) *Node {
 		p.mapping(n, []*ast.MappingValueNode{from})
 	case *ast.SequenceNode:
 		n.Kind = List
+		n.Items = make([]*Node, 0, len(from.Values))
 		for i, item := range from.Values {
 			n.Items = append(n.Items, p.node(item, n, "["+strconv.Itoa(i)+"]"))
 		}
@@ -42,21 +43,56 @@ func (n *Node) place(tk *token.Token) {
 
 func (p *parsing) mapping(n *Node, values []*ast.MappingValueNode) {
 	n.Kind = Map
-	seen := make(map[string]Key, len(values))
+	n.Keys = make([]Key, 0, len(values))
+	seen := keyFinder{n: n}
 	for i, v := range values {
 		k, ok := p.key(n, v)
 		if i == 0 && n.Col > k.Col && n.Line == k.Line { // a mapping without braces stands where its first key does
 			n.Line, n.Col = k.Line, k.Col
 		}
-		if first, twice := seen[k.Name]; twice && ok {
-			p.faults = append(p.faults, n.KeyFault(k, "is here twice; first on line %d", first.Line))
+		if line := seen.line(k.Name); line > 0 && ok {
+			p.faults = append(p.faults, n.KeyFault(k, "is here twice; first on line %d", line))
 			ok = false
 		}
 		k.Value = p.node(v.Value, n, k.Name)
 		if ok {
-			seen[k.Name] = k
 			n.Keys = append(n.Keys, k)
+			seen.add(k)
 		}
+	}
+}
+
+// keyFinder finds keys of a mapping that is being built: of a small one, as
+// most are, without a table.
+type keyFinder struct {
+	n     *Node
+	table map[string]int // line by key; nil while there are few
+}
+
+const fewKeys = 16
+
+// line returns the line of a key, or 0 if there is none.
+func (f *keyFinder) line(key string) int {
+	if f.table != nil {
+		return f.table[key]
+	}
+	for i := range f.n.Keys {
+		if f.n.Keys[i].Name == key {
+			return f.n.Keys[i].Line
+		}
+	}
+	return 0
+}
+
+func (f *keyFinder) add(k Key) {
+	if f.table == nil && len(f.n.Keys) > fewKeys {
+		f.table = make(map[string]int, cap(f.n.Keys))
+		for _, k := range f.n.Keys {
+			f.table[k.Name] = k.Line
+		}
+	}
+	if f.table != nil {
+		f.table[k.Name] = k.Line
 	}
 }
 
@@ -101,6 +137,12 @@ var (
 		`[-+]?[0-9][0-9_]*\.?[0-9_]*(?:e[-+]?[0-9]+)?|[-+]?\.[0-9][0-9_]*(?:e[-+]?[0-9]+)?)\z`)
 )
 
+// mayBeOther reports whether a word begins as numbers and doubtful words do:
+// most do not, and need no further look.
+func mayBeOther(text string) bool {
+	return text != "" && strings.IndexByte("+-.0123456789yYnNoOtTfF", text[0]) >= 0
+}
+
 // plain says what a scalar is: what is quoted is text, and what is not must be
 // the same to every reader.
 func plain(tk *token.Token) (kind Kind, msg string) {
@@ -112,6 +154,8 @@ func plain(tk *token.Token) (kind Kind, msg string) {
 		return Null, ""
 	case strings.Contains(strings.TrimSpace(tk.Origin), "\n"):
 		return Text, "text over several lines must be quoted, or begin with | or >"
+	case !mayBeOther(text):
+		return Text, ""
 	case text == "true" || text == "false":
 		return Bool, ""
 	case number.MatchString(text):

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -98,43 +99,48 @@ func (f *Faults) decodeStruct(n *Node, v reflect.Value) {
 		f.fault(n.Fault("must be a mapping, not %s", n.Kind))
 		return
 	}
-	fields, required := fieldsOf(v, n)
+	var room [24]structField
+	fields := fieldsOf(v, n, room[:0])
 	for _, k := range n.Keys {
-		field, known := fields[k.Name]
-		if !known {
-			names := make([]string, 0, len(fields))
-			for name := range fields {
-				names = append(names, name)
+		i := slices.IndexFunc(fields, func(f structField) bool { return f.name == k.Name })
+		if i < 0 {
+			names := make([]string, len(fields))
+			for i, f := range fields {
+				names[i] = f.name
 			}
 			f.fault(n.KeyFault(k, "unknown key%s", DidYouMean(k.Name, names)))
 			continue
 		}
-		f.decode(k.Value, field)
+		f.decode(k.Value, v.Field(fields[i].index))
 	}
-	for _, name := range required {
-		if n.Get(name) == nil {
-			f.fault(n.Fault("%s is missing", name))
+	for _, field := range fields {
+		if field.required && n.Get(field.name) == nil {
+			f.fault(n.Fault("%s is missing", field.name))
 		}
 	}
 }
 
-// fieldsOf returns the fields of a struct by key, and sets those that are to
+// structField is a field of a struct that has a key.
+type structField struct {
+	name     string
+	index    int
+	required bool
+}
+
+// fieldsOf appends the fields of a struct to fields, and sets those that are to
 // hold the struct's own node.
-func fieldsOf(v reflect.Value, n *Node) (fields map[string]reflect.Value, required []string) {
-	fields = make(map[string]reflect.Value, v.NumField())
-	for i := range v.NumField() {
-		name, option, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+func fieldsOf(v reflect.Value, n *Node, fields []structField) []structField {
+	t := v.Type()
+	for i := range t.NumField() {
+		name, option, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
 		switch {
 		case option == "node":
 			v.Field(i).Set(reflect.ValueOf(n))
 		case name != "":
-			fields[name] = v.Field(i)
-			if option == "required" {
-				required = append(required, name)
-			}
+			fields = append(fields, structField{name: name, index: i, required: option == "required"})
 		}
 	}
-	return fields, required
+	return fields
 }
 
 func (f *Faults) decodeMap(n *Node, v reflect.Value) {

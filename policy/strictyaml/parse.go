@@ -15,10 +15,11 @@ import (
 type Limits struct {
 	Bytes int // size of the document
 	Depth int // lists and mappings within each other
-	Keys  int // keys of one mapping
+	Keys  int // keys of one mapping, and items of one list
 }
 
-// DefaultLimits are 1 MiB, 32 levels and 10,000 keys of one mapping.
+// DefaultLimits are 1 MiB, 32 levels, and 10,000 keys of one mapping or items of
+// one list.
 func DefaultLimits() Limits { return Limits{Bytes: 1 << 20, Depth: 32, Keys: 10_000} }
 
 // Parse reads a document without giving it a type. name is the file's name for

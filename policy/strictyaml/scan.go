@@ -53,10 +53,11 @@ func firstOf(before token.Tokens) bool {
 
 // level is an open list or mapping.
 type level struct {
-	flow bool
-	col  int // where it starts, if it is not in brackets
-	keys int
-	key  int // length of the key that is open
+	flow  bool
+	col   int // where it starts, if it is not in brackets
+	keys  int
+	items int // of the list that is open
+	key   int // length of the key that is open
 }
 
 // scanning follows how deep the tokens are nested.
@@ -86,7 +87,10 @@ func (s *scanning) step(tk *token.Token) bool {
 	case token.SequenceEntryType, token.MappingKeyType:
 		if s.flows == 0 {
 			s.block(at.Column)
+			s.item()
 		}
+	case token.CollectEntryType:
+		s.item()
 	case token.MappingValueType:
 		s.colon(tk)
 	}
@@ -96,6 +100,8 @@ func (s *scanning) step(tk *token.Token) bool {
 		s.p.fault(at.Line, at.Column, "is nested deeper than %d levels", limits.Depth)
 	case len(s.open) > 0 && s.open[len(s.open)-1].keys > limits.Keys:
 		s.p.fault(at.Line, at.Column, "a mapping has more than %d keys", limits.Keys)
+	case len(s.open) > 0 && s.open[len(s.open)-1].items > limits.Keys:
+		s.p.fault(at.Line, at.Column, "a list has more than %d items", limits.Keys)
 	case s.cost > pathBudget:
 		s.p.fault(at.Line, at.Column, "has too many values below long keys")
 	default:
@@ -123,6 +129,16 @@ func (s *scanning) colon(tk *token.Token) {
 	s.path += key - top.key
 	top.key = key
 	top.keys++
+	if !top.flow {
+		top.items = 0 // a list below a key may stand as far left as the key
+	}
+}
+
+// item counts an item of the list that is open, or what a comma ends.
+func (s *scanning) item() {
+	if len(s.open) > 0 {
+		s.open[len(s.open)-1].items++
+	}
 }
 
 // block closes the levels that stand to the right of col, and opens one there

@@ -244,7 +244,12 @@ func TestBombsAreRefusedFast(t *testing.T) {
 		"mappings in mappings":         {nested(1400), "deeper than 32"},
 		"one mapping with many keys":   {keys, "more than 10000 keys"},
 		"braces with many keys":        {"{" + strings.Repeat("a: b,", 200_000) + "}", "more than 10000 keys"},
-		"a long key above many values": {strings.Repeat("k", 1<<19) + ": [" + strings.Repeat("b,", 1<<17) + "]\n", "below long keys"},
+		"a list of a million items":    {"a: [" + strings.Repeat("b,", 1<<20) + "b]\n", "larger than 1048576 bytes"},
+		"as many items as fit":         {"a: [" + strings.Repeat("b,", 500_000) + "b]\n", "a list has more than 10000 items"},
+		"as many lines as fit":         {"a:\n" + strings.Repeat("- b\n", 250_000), "a list has more than 10000 items"},
+		"mappings, as many as fit":     {"a:\n" + strings.Repeat("- b: 1\n  c: 2\n", 60_000), "a list has more than 10000 items"},
+		"items of a list alone":        {strings.Repeat("- b\n", 250_000), "a list has more than 10000 items"},
+		"a long key above many values": {strings.Repeat("k", 1<<19) + ": [" + strings.Repeat("b,", 9_000) + "]\n", "below long keys"},
 		"a long unknown key":           {strings.Repeat("k", 1<<19) + ": x\n", "unknown key"},
 		"many unknown keys":            {strings.Repeat("x", 20) + ": 1\n" + unknown(9_000), "and 8902 more faults"},
 	} {
@@ -271,12 +276,23 @@ func unknown(n int) string {
 	return b.String()
 }
 
+// manyLists has lists that stand as far left as the keys above them.
+func manyLists(keys, items int) string {
+	var b strings.Builder
+	for i := range keys {
+		fmt.Fprintf(&b, "key%d:\n%s", i, strings.Repeat("- b\n", items))
+	}
+	return b.String()
+}
+
 func TestTheLargestAllowedDocumentsAreReadFast(t *testing.T) {
 	for sentence, doc := range map[string]string{
 		"a mapping of 9,000 keys": unknown(9_000),
-		"a long list":             "a:\n" + strings.Repeat("- b\n", 200_000),
-		"a long list in brackets": "a: [" + strings.Repeat("b,", 200_000) + "c]\n",
-		"many small mappings":     "a:\n" + strings.Repeat("- b: 1\n  c: 2\n", 60_000),
+		"a long list":             "a:\n" + strings.Repeat("- b\n", 10_000),
+		"a long list in brackets": "a: [" + strings.Repeat("b,", 9_999) + "c]\n",
+		"many small mappings":     "a:\n" + strings.Repeat("- b: 1\n  c: 2\n", 10_000),
+		"many lists":              strings.Repeat("- ["+strings.Repeat("b,", 20)+"b]\n", 10_000),
+		"many lists below keys":   manyLists(9_000, 20),
 		"a long text":             "a: \"" + strings.Repeat("x", 1<<20-100) + "\"\n",
 		"a long block":            "a: |\n" + strings.Repeat("  x\n", 200_000),
 		"comments":                strings.Repeat("#\n", 300_000) + "a: b\n",
