@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 BINARIES := bin/daypassd bin/daypass bin/fakeci
 
 # These start real servers; `make check` leaves them to `make test`.
-SERVER_TESTS := /broker/replay$$|/broker/lease$$|/broker/mint/postgres$$|/broker/brokertest/servers$$|/broker/brokertest/npm$$|/cmd/daypassd$$
+SERVER_TESTS := /broker/replay$$|/broker/lease$$|/broker/mint/postgres$$|/broker/mint/mysql$$|/broker/brokertest/servers$$|/broker/brokertest/npm$$|/cmd/daypassd$$
 # These need Node.js and what npm installs; `make check` leaves them to `make test`, too.
 NODE_TESTS := ^(Test|Fuzz)Jose
 
@@ -24,7 +24,7 @@ demo: build ## one CI job end to end on this machine: PostgreSQL, a toy CI provi
 
 .PHONY: test
 test: ## everything: vet, staticcheck, unit and integration tests against real servers, with -race
-	@deploy/dev/need.sh cc redis postgres node
+	@deploy/dev/need.sh cc redis postgres mariadb node
 	@$(MAKE) --no-print-directory lint
 	$(GO) test -race -timeout 25m ./...
 
@@ -50,7 +50,7 @@ bench: ## one exchange in process and over HTTP, verification, decisions, the jo
 
 .PHONY: soak
 soak: ## the long versions of the storms and crash tests
-	@deploy/dev/need.sh cc redis postgres node
+	@deploy/dev/need.sh cc redis postgres mariadb node
 	DAYPASS_SOAK=1 $(GO) test -race -timeout 85m ./...
 
 FUZZTIME ?= 30s

@@ -4,6 +4,7 @@
 #   cc        a C compiler, for the race detector
 #   redis     redis-server
 #   postgres  PostgreSQL's server binaries and psql
+#   mariadb   MariaDB's server and client
 #   node      Node.js and npm, for the opinions of other libraries and clients
 # Servers are never started system-wide: tests and the demo start their own.
 set -eu
@@ -23,6 +24,7 @@ for what in "$@"; do
 	cc) command -v gcc >/dev/null 2>&1 && echo 'int main(void){return 0;}' | gcc -x c -o /dev/null - 2>/dev/null ||
 		packages="$packages gcc libc6-dev" ;;
 	redis) command -v redis-server >/dev/null 2>&1 || packages="$packages redis-server" ;;
+	mariadb) { command -v mariadb && { command -v mariadbd || [ -x /usr/sbin/mariadbd ]; }; } >/dev/null 2>&1 || packages="$packages mariadb-server mariadb-client" ;;
 	postgres) have_postgres || packages="$packages postgresql postgresql-client" ;;
 	node) { command -v node && command -v npm; } >/dev/null 2>&1 || packages="$packages nodejs npm" ;;
 	*) echo "need.sh: unknown need '$what'" >&2; exit 2 ;;
