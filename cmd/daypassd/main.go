@@ -1,5 +1,5 @@
 // Command daypassd is the broker and the operator's commands: serve, check,
-// policy schema, audit verify, lease list and revoke.
+// policy test, explain and schema, audit verify, lease list and revoke.
 //
 // It guarantees that a configuration with a fault starts nothing and names
 // every fault at once, and that what it prints holds no secret. It refuses to
@@ -43,6 +43,19 @@ type process struct {
 // usageError marks a mistake on the command line.
 type usageError struct{ error }
 
+// silent is an exit code whose reason has been printed as the command's answer.
+type silent struct{ code int }
+
+func (s silent) Error() string { return fmt.Sprintf("exit code %d", s.code) }
+
+// coded is an error with an exit code of its own.
+type coded struct {
+	code int
+	error
+}
+
+func (c coded) Unwrap() error { return c.error }
+
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, p process) int {
 	root := &cobra.Command{
@@ -53,6 +66,7 @@ Policy decides who may have what; every exchange is journalled; everything issue
 can be taken back.`,
 		Example: `  daypassd check --config daypass.yaml --connect
   daypassd serve --config daypass.yaml
+  daypassd policy test ./policies
   daypassd policy schema > policies/.policy.schema.json
   daypassd lease list --config daypass.yaml
   daypassd audit verify ./data/journal`,
@@ -73,6 +87,9 @@ can be taken back.`,
 	if err == nil {
 		return exitOK
 	}
+	if quiet, ok := errors.AsType[silent](err); ok {
+		return quiet.code
+	}
 	if usage, ok := errors.AsType[usageError](err); ok || isUnknownCommand(cmd, root) {
 		if ok {
 			err = usage.error
@@ -81,6 +98,9 @@ can be taken back.`,
 		return exitUsage
 	}
 	fmt.Fprintf(p.stderr, "daypassd: %v\n", err)
+	if own, ok := errors.AsType[coded](err); ok {
+		return own.code
+	}
 	return exitFailed
 }
 

@@ -12,6 +12,8 @@ func policyCommand(p process) *cobra.Command {
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
+		policyTestCommand(p),
+		policyExplainCommand(p),
 		policySchemaCommand(p),
 	)
 	return cmd

@@ -39,6 +39,41 @@ type Result struct {
 	Explanation *policy.Explanation `json:"explanation,omitempty"` // of a case that failed
 }
 
+// MarshalJSON writes what the report holds, with its counts.
+func (r Report) MarshalJSON() ([]byte, error) {
+	type fault struct {
+		File  string `json:"file"`
+		Line  int    `json:"line"`
+		Field string `json:"field"`
+		Fault string `json:"fault"`
+	}
+	faults := make([]fault, len(r.Faults))
+	for i, f := range r.Faults {
+		faults[i] = fault{f.File, f.Line, f.Field, f.Msg}
+	}
+	results := r.Results
+	if results == nil {
+		results = []Result{}
+	}
+	return json.Marshal(struct {
+		Version  string   `json:"version"`
+		Failed   int      `json:"failed"`
+		Cases    []Result `json:"cases"`
+		Faults   []fault  `json:"faults"`
+		Coverage Coverage `json:"coverage"`
+	}{r.Version, r.Failed(), results, faults, r.Coverage})
+}
+
+// Join makes one report of those of several folders, without their coverage.
+func Join(reports ...Report) Report {
+	var all Report
+	for _, r := range reports {
+		all.Results = append(all.Results, r.Results...)
+		all.Faults = append(all.Faults, r.Faults...)
+	}
+	return all
+}
+
 // Passed reports whether the case went as it expects.
 func (r Result) Passed() bool { return r.Failure == "" }
 
