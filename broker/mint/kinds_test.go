@@ -15,7 +15,7 @@ func TestKindsAreWholeSortedAndNamedOnce(t *testing.T) {
 		}
 		names = append(names, k.Name)
 	}
-	if !slices.IsSorted(names) || len(slices.Compact(slices.Clone(names))) != len(names) || !slices.Contains(names, "postgres") {
+	if !slices.IsSorted(names) || len(slices.Compact(slices.Clone(names))) != len(names) || !slices.Contains(names, "postgres") || !slices.Contains(names, "mysql") {
 		t.Errorf("kinds are %v", names)
 	}
 }

@@ -1,0 +1,141 @@
+package mysql_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/mint/mysql"
+)
+
+// leaves has a job leave behind one of each that runs with its rights.
+func leaves(t *testing.T, u user) {
+	t.Helper()
+	exec(t, u.login(t),
+		"CREATE VIEW app_db.`v``1` AS SELECT n FROM app_db.orders",
+		"CREATE PROCEDURE app_db.p1() SQL SECURITY DEFINER INSERT INTO app_db.orders VALUES (-5)",
+		"CREATE FUNCTION app_db.f1() RETURNS INT DETERMINISTIC SQL SECURITY DEFINER RETURN (SELECT COUNT(*) FROM app_db.orders)",
+		"CREATE TRIGGER app_db.t1 BEFORE INSERT ON app_db.orders FOR EACH ROW SET @seen = (SELECT COUNT(*) FROM app_db.tick)",
+		"CREATE EVENT app_db.e1 ON SCHEDULE EVERY 1 SECOND DO BEGIN INSERT INTO app_db.tick VALUES (DEFAULT); COMMIT; END",
+	)
+}
+
+// left counts what is left of that.
+func left(t *testing.T, admin *link) int {
+	t.Helper()
+	return ask[int](t, admin, "SELECT (SELECT COUNT(*) FROM information_schema.VIEWS WHERE TABLE_SCHEMA = 'app_db') + (SELECT COUNT(*) FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = 'app_db')"+
+		" + (SELECT COUNT(*) FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = 'app_db') + (SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_SCHEMA = 'app_db')")
+}
+
+func ownedServer(t *testing.T, onOwned string) (broker.Minter, *link, user) {
+	t.Helper()
+	own := startOwn(t, nil)
+	admin := rootOn(t, own)
+	exec(t, admin, "CREATE TABLE app_db.tick (n INT PRIMARY KEY AUTO_INCREMENT) ENGINE = InnoDB",
+		"CREATE DEFINER = root@localhost VIEW app_db.theirs AS SELECT 1",
+		"CREATE DEFINER = root@localhost PROCEDURE app_db.`theirs` () SELECT 1")
+	m := openMinter(t, holding(own.URL("dpgrants", "dpgrants", "daypass")))
+	u := mintOn(t, own, m, orderFor(grant(`{"grants": {"app_db": ["SELECT", "INSERT", "EXECUTE", "CREATE VIEW", "CREATE ROUTINE", "ALTER ROUTINE", "TRIGGER", "EVENT"]},
+		"require": "none", "on_owned": "`+onOwned+`"}`), 8*time.Second))
+	leaves(t, u)
+	until(t, 5*time.Second, "the job's event runs", func() bool { return ask[int](t, admin, "SELECT COUNT(*) FROM app_db.tick") > 0 })
+	return m, admin, u
+}
+
+// inert fails if anything that the job left behind still does something.
+func inert(t *testing.T, admin *link) {
+	t.Helper()
+	ticks := ask[int](t, admin, "SELECT COUNT(*) FROM app_db.tick")
+	for _, statement := range []string{"SELECT * FROM app_db.`v``1`", "CALL app_db.p1()", "SELECT app_db.f1()", "INSERT INTO app_db.orders VALUES (-6)"} {
+		if _, err := admin.ExecContext(t.Context(), statement); err == nil {
+			t.Errorf("%s works with the rights of a user that was taken back", statement)
+		}
+	}
+	time.Sleep(2500 * time.Millisecond)
+	if now := ask[int](t, admin, "SELECT COUNT(*) FROM app_db.tick"); now != ticks {
+		t.Errorf("the job's event goes on: %d rows, then %d", ticks, now)
+	}
+}
+
+func TestADefinerIsKeptLockedAndWithoutRightsUntilItIsTidiedUp(t *testing.T) {
+	m, admin, u := ownedServer(t, "keep")
+	for range 2 {
+		revoke(t, m, u)
+	}
+	if _, err := u.tryLogin(t.Context()); !refused(err, 4151) { // locked
+		t.Errorf("it can log in: %v", err)
+	}
+	if grants := ask[string](t, admin, "SHOW GRANTS FOR '"+u.name()+"'@'%'"); !strings.HasPrefix(grants, "GRANT USAGE ON *.* TO") {
+		t.Errorf("it may: %s", grants)
+	}
+	inert(t, admin)
+	what := ask[string](t, admin, "SELECT what FROM daypass.daypass_kept WHERE name = ?", u.name())
+	for _, part := range []string{"definer of 5:", "VIEW `app_db`.`v``1`", "PROCEDURE `app_db`.`p1`", "FUNCTION `app_db`.`f1`", "TRIGGER `app_db`.`t1`", "EVENT `app_db`.`e1`"} {
+		if !strings.Contains(what, part) {
+			t.Errorf("%q lacks %s", what, part)
+		}
+	}
+	// Its own event would have dropped it at the expiry.
+	time.Sleep(time.Until(u.lease.NotAfter) + 1500*time.Millisecond)
+	if accounts(t, admin, u.name()) != 1 || left(t, admin) != 7 {
+		t.Errorf("kept: %d accounts, %d objects", accounts(t, admin, u.name()), left(t, admin))
+	}
+	if h, ok := heldAs(t, m, u.lease.Handle); !ok || h.Overdue {
+		t.Errorf("a kept user past its expiry is held %v, as %+v", ok, h)
+	}
+	exec(t, admin, "DROP VIEW app_db.`v``1`", "DROP PROCEDURE app_db.p1", "DROP FUNCTION app_db.f1", "DROP TRIGGER app_db.t1", "DROP EVENT app_db.e1")
+	mysql.LookAgainAfter(m, 0)
+	if h, ok := heldAs(t, m, u.lease.Handle); !ok || !h.Overdue {
+		t.Errorf("a kept user that is to be looked at again is held %v, as %+v", ok, h)
+	}
+	if err := m.Revoke(t.Context(), broker.Lease{Handle: u.lease.Handle}); err != nil { // as a sweeper does
+		t.Error(err)
+	}
+	if h, ok := heldAs(t, m, u.lease.Handle); ok || accounts(t, admin, u.name()) != 0 {
+		t.Errorf("still held as %+v", h)
+	}
+}
+
+func TestWhatADefinerLeftBehindIsDroppedWhereTheGrantSaysSo(t *testing.T) {
+	m, admin, u := ownedServer(t, "drop")
+	revoke(t, m, u)
+	if n := left(t, admin); n != 2 || accounts(t, admin, u.name()) != 0 {
+		t.Errorf("%d objects are left, want the 2 of others; %d accounts", n, accounts(t, admin, u.name()))
+	}
+	if n := ask[int](t, admin, "SELECT COUNT(*) FROM daypass.daypass_kept"); n != 0 {
+		t.Error("it is listed as kept")
+	}
+}
+
+// At the expiry the server's event is mostly faster than a broker.
+func TestWhatADefinerLeftBehindIsListedEvenWhereItsEventWasFaster(t *testing.T) {
+	m, admin, u := ownedServer(t, "keep")
+	until(t, 15*time.Second, "the event drops it", func() bool { return accounts(t, admin, u.name()) == 0 })
+	revoke(t, m, u)
+	inert(t, admin)
+	if what := ask[string](t, admin, "SELECT what FROM daypass.daypass_kept WHERE name = ?", u.name()); !strings.Contains(what, "definer of 5:") {
+		t.Errorf("listed as %q", what)
+	}
+	if h, ok := heldAs(t, m, u.lease.Handle); !ok || h.Overdue {
+		t.Errorf("held %v, as %+v", ok, h)
+	}
+	exec(t, admin, "DROP VIEW app_db.`v``1`", "DROP PROCEDURE app_db.p1", "DROP FUNCTION app_db.f1", "DROP TRIGGER app_db.t1", "DROP EVENT app_db.e1")
+	revoke(t, m, u)
+	if _, ok := heldAs(t, m, u.lease.Handle); ok {
+		t.Error("it is held, and nothing is left")
+	}
+}
+
+// With DEFINER = CURRENT_ROLE what a migration creates belongs to the role.
+func TestWhatAMigrationCreatesForItsRoleStays(t *testing.T) {
+	own := startOwn(t, nil)
+	m, admin := openMinter(t, holding(own.AdminURL("daypass"))), rootOn(t, own)
+	u := mintOn(t, own, m, orderFor(roleGrant, time.Minute))
+	exec(t, u.login(t), "CREATE TABLE app_db.migrated (n INT)", "INSERT INTO app_db.migrated VALUES (42)", "COMMIT",
+		"CREATE DEFINER = CURRENT_ROLE VIEW app_db.v AS SELECT n FROM app_db.migrated")
+	revoke(t, m, u)
+	if n := ask[int](t, admin, "SELECT n FROM app_db.v"); n != 42 || accounts(t, admin, u.name()) != 0 {
+		t.Errorf("n is %d; %d accounts are left", n, accounts(t, admin, u.name()))
+	}
+}

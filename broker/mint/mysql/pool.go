@@ -1,0 +1,275 @@
+package mysql
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	driver "github.com/go-sql-driver/mysql"
+
+	"github.com/daypass-dev/daypass/broker"
+)
+
+const (
+	connectWithin   = 5 * time.Second
+	probeWithin     = 2 * time.Second
+	statementWithin = 15 * time.Second
+	ioWithin        = 20 * time.Second
+	maxAttempts     = 3 // of a statement that a neighbour got in the way of
+)
+
+// pool keeps a few admin connections. A connection is taken out with a probe,
+// so that nobody works on one that was lost, belongs to a server that was made
+// read-only meanwhile, or was made with an admin URL that is no longer in use.
+// Safe for concurrent use.
+type pool struct {
+	admin broker.SecretSource
+	slots chan struct{} // one token for each connection in use
+
+	mu     sync.Mutex // guards what follows
+	idle   []*conn
+	closed bool
+}
+
+var errClosed = errors.New("the broker is stopping")
+
+func newPool(admin broker.SecretSource, size int) *pool {
+	return &pool{admin: admin, slots: make(chan struct{}, size)}
+}
+
+// with lends a connection to do. What do returns decides whether it is kept.
+func (p *pool) with(ctx context.Context, do func(*conn) error) error {
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a connection: %w", ctx.Err())
+	}
+	c, err := p.take(ctx)
+	if err != nil {
+		return err
+	}
+	err = do(c)
+	p.put(ctx, c, err)
+	return err
+}
+
+// take returns a connection that has just answered.
+func (p *pool) take(ctx context.Context) (*conn, error) {
+	urls, readErr := p.admin.Read(ctx)
+	for {
+		c, err := p.pop()
+		if err != nil {
+			return nil, err
+		}
+		if c == nil {
+			break
+		}
+		// While the admin secret cannot be read, a connection that was made
+		// with it is good enough: taking back must go on.
+		fits := readErr != nil || c.from.Equal(urls.Current) || c.from.Equal(urls.Previous)
+		if fits && c.probe(ctx, probeWithin) == nil {
+			return c, nil
+		}
+		c.close()
+	}
+	if readErr != nil {
+		return nil, fmt.Errorf("read the admin secret: %w", readErr)
+	}
+	c, err := dial(ctx, urls.Current)
+	if isOneOf(err, codeWrongPassword, codeNotByThisPlugin) && !urls.Previous.IsZero() {
+		if before, e := dial(ctx, urls.Previous); e == nil {
+			return before, nil // a rotation is under way
+		}
+	}
+	return c, err
+}
+
+func (p *pool) pop() (*conn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, errClosed
+	}
+	n := len(p.idle)
+	if n == 0 {
+		return nil, nil
+	}
+	c := p.idle[n-1]
+	p.idle = p.idle[:n-1]
+	return c, nil
+}
+
+func (p *pool) put(ctx context.Context, c *conn, err error) {
+	p.mu.Lock()
+	keep := !fatal(err) && ctx.Err() == nil && !c.broken && !p.closed
+	if keep {
+		p.idle = append(p.idle, c)
+	}
+	p.mu.Unlock()
+	if !keep {
+		c.close()
+	}
+}
+
+// close ends the connections that nobody uses, and those in use when they come
+// back.
+func (p *pool) close() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle, p.closed = nil, true
+	p.mu.Unlock()
+	for _, c := range idle {
+		c.close()
+	}
+}
+
+// server is what a server is: its sort, and what it can do.
+type server struct {
+	mariadb bool
+	version int // such as 101119
+	tls     bool
+}
+
+func (s server) String() string {
+	if s.mariadb {
+		return "MariaDB"
+	}
+	return "MySQL"
+}
+
+// auth is how passwords are checked where a grant does not say.
+func (s server) auth() string {
+	if s.mariadb {
+		return authNative
+	}
+	return authSHA2
+}
+
+// conn is one admin connection. Its methods return scrubbed errors only. It is
+// one session of the server: where that is lost, so is the conn.
+type conn struct {
+	db       *sql.DB
+	session  *sql.Conn
+	from     broker.Secret // the URL it was made with
+	endpoint endpoint      // of that URL
+	schema   string        // of that URL: ours
+	server   server
+	lacks    []string // the rights the admin needs and does not have
+	broken   bool     // it may hold a lock that it should not
+
+	readOnly bool      // as of the last probe
+	events   bool      // whether the server runs events, as of then
+	now      time.Time // the server's clock then
+}
+
+// dial connects and asks the server what it is.
+func dial(ctx context.Context, url broker.Secret) (*conn, error) {
+	a, err := parseAdmin(url)
+	if err != nil {
+		return nil, err
+	}
+	connector, err := driver.NewConnector(a.config)
+	if err != nil {
+		return nil, errors.New("the admin URL cannot be used") // what is wrong may be a part of it
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectWithin)
+	defer cancel()
+	c := &conn{db: sql.OpenDB(connector), from: url, endpoint: a.endpoint, schema: a.schema}
+	c.db.SetMaxOpenConns(1)
+	if c.session, err = c.db.Conn(ctx); err != nil {
+		c.close()
+		return nil, fmt.Errorf("connect: %w", scrub(err))
+	}
+	if err := c.identify(ctx); err != nil {
+		c.close()
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	if err := c.probe(ctx, connectWithin); err != nil {
+		c.close()
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return c, nil
+}
+
+func (c *conn) close() {
+	if c.session != nil {
+		_ = c.session.Close() // it is given up either way
+	}
+	_ = c.db.Close()
+}
+
+// exec runs one statement.
+func (c *conn) exec(ctx context.Context, statement string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, statementWithin)
+	defer cancel()
+	_, err := c.session.ExecContext(ctx, statement, args...)
+	return scrub(err)
+}
+
+// row reads one row into dest; false if there is none.
+func (c *conn) row(ctx context.Context, dest []any, query string, args ...any) (bool, error) {
+	found := false
+	err := c.rows(ctx, func(scan func(...any) error) error {
+		if found {
+			return nil
+		}
+		found = true
+		return scan(dest...)
+	}, query, args...)
+	return found, err
+}
+
+// rows calls each for every row.
+func (c *conn) rows(ctx context.Context, each func(scan func(...any) error) error, query string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, statementWithin)
+	defer cancel()
+	rows, err := c.session.QueryContext(ctx, query, args...)
+	if err != nil {
+		return scrub(err)
+	}
+	defer func() { _ = rows.Close() }() // read to the end, or given up
+	for rows.Next() {
+		if err := each(rows.Scan); err != nil {
+			return scrub(err)
+		}
+	}
+	return scrub(rows.Err())
+}
+
+// texts reads the first column of all rows.
+func (c *conn) texts(ctx context.Context, query string, args ...any) ([]string, error) {
+	var list []string
+	err := c.rows(ctx, func(scan func(...any) error) error {
+		var s string
+		err := scan(&s)
+		list = append(list, s)
+		return err
+	}, query, args...)
+	return list, err
+}
+
+// retry repeats what the server undid by itself, a bounded number of times.
+func retry(ctx context.Context, do func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := do()
+		if codeOf(err) != codeDeadlock || attempt == maxAttempts {
+			return err
+		}
+		pause(ctx, time.Duration(attempt)*5*time.Millisecond+rand.N(10*time.Millisecond))
+	}
+}
+
+// pause waits, or less if ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,256 @@
+package mysql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/daypass-dev/daypass/broker"
+)
+
+// Revoke implements [broker.Minter]. No step of it can be undone with another,
+// and each does no harm when done again, by us or by another broker at the same
+// time, so that an attempt goes on where the last one broke off:
+//
+//  1. find the account; where there is none, wait for a mint under way;
+//  2. lock it, with each of its hosts;
+//  3. end its sessions;
+//  4. take its roles and rights;
+//  5. see to what it is the definer of, and drop it, or leave it locked;
+//  6. drop its event;
+//  7. end sessions that were just coming up, and wait until none is left.
+//
+// An account that is the definer of something stays, unless the grant says
+// on_owned: drop: locked, without rights, and with a row in our schema that says
+// why. The credential is dead, so this is not an error.
+func (m *minter) Revoke(ctx context.Context, l broker.Lease) error {
+	h, _, ours := broker.ParseHandle(m.deployment, string(l.Handle))
+	if !ours {
+		return m.failed("revoke", fmt.Errorf("%q is not a name of deployment %q; left alone", l.Handle, m.deployment))
+	}
+	return m.failed("revoke "+string(h), m.revoking.with(ctx, func(c *conn) error {
+		if err := c.primary(); err != nil {
+			return err
+		}
+		id, err := c.identity(ctx)
+		if err != nil {
+			return err
+		}
+		if l.ServerID != "" && l.ServerID != id {
+			return fmt.Errorf("the lease is of server %q, this is %q: nothing is done, and \"not found\" here would mean nothing", l.ServerID, id)
+		}
+		r := m.revocation(c, h, l.Grant)
+		r.settled = id != ""
+		return r.run(ctx)
+	}))
+}
+
+// revocation is one attempt to take one user back.
+type revocation struct {
+	*conn
+	handle     broker.Handle
+	params     params // as far as the lease has them
+	settled    bool   // our schema is there
+	sessionEnd time.Duration
+	hosts      []string // of the account
+}
+
+func (m *minter) revocation(c *conn, h broker.Handle, g broker.Grant) *revocation {
+	p, err := parseParams(g.Params)
+	if err != nil { // an orphan has none
+		p = params{OnOwned: onOwnedKeep}
+	}
+	return &revocation{conn: c, handle: h, params: p, sessionEnd: m.sessionEnd}
+}
+
+// step is one step of a revocation.
+type step struct {
+	doing string
+	do    func(context.Context) error
+}
+
+func (r *revocation) steps() []step {
+	return []step{
+		{"disable", r.disable},
+		{"end sessions", r.terminate},
+		{"take rights", r.strip},
+		{"drop", r.drop},
+		{"drop its event", r.dropEvent},
+		{"end late sessions", r.endSessions},
+	}
+}
+
+func (r *revocation) run(ctx context.Context) error {
+	if err := r.find(ctx); err != nil {
+		return err
+	}
+	if len(r.hosts) == 0 {
+		if err := r.awaitMint(ctx); err != nil {
+			return err
+		}
+	}
+	for _, s := range r.steps() {
+		if err := retry(ctx, func() error { return r.unlocked(ctx, s.do) }); err != nil {
+			return fmt.Errorf("%s: %w", s.doing, err)
+		}
+	}
+	return nil
+}
+
+// find reads with which hosts the account is there.
+func (r *revocation) find(ctx context.Context) error {
+	r.hosts = nil
+	list, err := r.accounts(ctx, string(r.handle))
+	for _, a := range list {
+		switch {
+		case a.name != string(r.handle):
+		case !a.ours:
+			return fmt.Errorf("%q@%q has a name of ours but not our mark; left alone", a.name, a.host)
+		default:
+			r.hosts = append(r.hosts, a.host)
+		}
+	}
+	return err
+}
+
+// awaitMint waits while a broker has the handle's lock, which it takes before it
+// makes anything. An account that was found needs no waiting. The job knows its
+// own name, and could take the lock from a session that its account's end has
+// not ended: those go first, and who has a name like ours is no broker.
+func (r *revocation) awaitMint(ctx context.Context) error {
+	if err := r.terminate(ctx); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(r.sessionEnd)
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		var user string
+		busy, err := r.row(ctx, []any{&user}, "SELECT USER FROM information_schema.PROCESSLIST WHERE ID = IS_USED_LOCK(?)", lockName(r.handle))
+		if err != nil {
+			return fmt.Errorf("wait for a mint under way: %w", err)
+		}
+		if !busy || strings.HasPrefix(user, "dp_") {
+			return r.find(ctx)
+		}
+		pause(ctx, wait)
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return errors.New("a mint of it is still under way")
+		}
+	}
+}
+
+// each does a statement for the account with each of its hosts.
+func (r *revocation) each(ctx context.Context, statement func(name string) string) error {
+	for _, host := range r.hosts {
+		if err := r.exec(ctx, statement(account(string(r.handle), host))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// disable ends logins.
+func (r *revocation) disable(ctx context.Context) error { return r.each(ctx, lockStatement) }
+
+// strip takes rights and roles. Somebody else may drop the account under our
+// hands.
+func (r *revocation) strip(ctx context.Context) error {
+	err := r.stripAll(ctx)
+	if err == nil || codeOf(err) == 0 {
+		return err
+	}
+	before := r.hosts
+	if e := r.find(ctx); e != nil || slices.Equal(before, r.hosts) {
+		return err
+	}
+	return r.stripAll(ctx)
+}
+
+func (r *revocation) stripAll(ctx context.Context) error {
+	if len(r.hosts) > 0 && !r.server.mariadb {
+		roles, err := r.texts(ctx, r.server.rolesOf(), string(r.handle))
+		if err != nil {
+			return err
+		}
+		for _, role := range roles {
+			err := r.each(ctx, func(name string) string { return "REVOKE " + r.server.role(role) + " FROM " + name })
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return r.each(ctx, stripStatement)
+}
+
+// dropEvent drops the event that would have ended the account.
+func (r *revocation) dropEvent(ctx context.Context) error {
+	if !r.settled {
+		return nil
+	}
+	return r.exec(ctx, dropEventStatement(r.home(), r.handle))
+}
+
+// endSessions ends every session of the user, and returns when none is left. One
+// that rolls back is one that is left: the next attempt looks again, with or
+// without an account.
+func (r *revocation) endSessions(ctx context.Context) error {
+	if err := r.able(); err != nil { // we may not see them all
+		return err
+	}
+	deadline := time.Now().Add(r.sessionEnd)
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		n, err := r.kill(ctx)
+		if err != nil || n == 0 {
+			return err
+		}
+		pause(ctx, wait)
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return fmt.Errorf("%d sessions were told to end and are still there, undoing what they did", n)
+		}
+	}
+}
+
+// terminate tells the user's sessions to end, and does not wait for it.
+func (r *revocation) terminate(ctx context.Context) error {
+	_, err := r.kill(ctx)
+	return err
+}
+
+// kill tells the user's sessions to end, and says how many there were.
+func (r *revocation) kill(ctx context.Context) (int, error) {
+	var ids []uint64
+	err := r.rows(ctx, func(scan func(...any) error) error {
+		var id uint64
+		var user string
+		err := scan(&id, &user)
+		if user == string(r.handle) { // the server compares loosely
+			ids = append(ids, id)
+		}
+		return err
+	}, "SELECT ID, USER FROM information_schema.PROCESSLIST WHERE USER = ?", string(r.handle))
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		if err := r.exec(ctx, fmt.Sprintf("KILL CONNECTION %d", id)); err != nil && codeOf(err) != codeNoSuchThread {
+			return 0, err
+		}
+	}
+	return len(ids), nil
+}
+
+// unlocked does a step, and again where a lock is in its way, after ending the
+// user's sessions: the lock may be theirs.
+func (r *revocation) unlocked(ctx context.Context, do func(context.Context) error) error {
+	for attempt := 1; ; attempt++ {
+		err := do(ctx)
+		if !isOneOf(err, codeLockWait, codeStatementTooLong) || attempt == maxAttempts {
+			return err
+		}
+		if err := r.terminate(ctx); err != nil {
+			return err
+		}
+	}
+}

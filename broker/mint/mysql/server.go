@@ -1,0 +1,170 @@
+package mysql
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The oldest servers that our statements are written for.
+const (
+	oldestMySQL   = 80022  // ATTRIBUTE, hashes in hexadecimal
+	oldestMariaDB = 100402 // ACCOUNT LOCK
+)
+
+// identify reads what the server is and what we may do, and makes the session
+// one in which our statements mean what they say.
+func (c *conn) identify(ctx context.Context) error {
+	var version string
+	if _, err := c.row(ctx, []any{&version}, "SELECT VERSION()"); err != nil {
+		return err
+	}
+	c.server = readVersion(version)
+	for _, statement := range c.server.sessionStatements() {
+		if err := c.exec(ctx, statement); err != nil {
+			return err
+		}
+	}
+	if c.server.mariadb {
+		var tls string
+		if _, err := c.row(ctx, []any{&tls}, "SELECT @@global.have_ssl"); err != nil {
+			return err
+		}
+		c.server.tls = tls == "YES"
+	} else {
+		c.server.tls = true // MySQL makes itself a certificate
+	}
+	rights, err := c.texts(ctx, "SHOW GRANTS")
+	c.lacks = missing(rights, c.server)
+	return err
+}
+
+// readVersion reads what VERSION() says: 8.0.36, 10.11.6-MariaDB, and from some
+// servers with "5.5.5-" before it.
+func readVersion(text string) server {
+	s := server{mariadb: strings.Contains(text, "MariaDB")}
+	if s.mariadb {
+		text = strings.TrimPrefix(text, "5.5.5-")
+	}
+	text, _, _ = strings.Cut(text, "-")
+	for i, part := range strings.SplitN(text, ".", 4) {
+		n, err := strconv.Atoi(part)
+		if err != nil || i > 2 {
+			break
+		}
+		s.version += n * []int{10000, 100, 1}[i]
+	}
+	return s
+}
+
+// sessionStatements hold for all our connections. With sql_mode as it is,
+// quotes and backslashes mean the same on every server, and granting something
+// to a user that somebody has just dropped does not make it anew; the time-outs
+// keep a stuck statement from holding up the next.
+func (s server) sessionStatements() []string {
+	mode := "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION"
+	if s.mariadb {
+		mode += ",NO_AUTO_CREATE_USER" // MySQL 8 has no other way
+	}
+	list := []string{
+		"SET SESSION sql_mode = '" + mode + "'",
+		"SET SESSION time_zone = '+00:00'",
+		"SET SESSION sql_quote_show_create = 1",
+		"SET SESSION autocommit = 1",
+		"SET SESSION lock_wait_timeout = 2",
+		"SET SESSION innodb_lock_wait_timeout = 2",
+		"SET SESSION wait_timeout = 28800",
+	}
+	if s.mariadb {
+		list = append(list, "SET SESSION max_statement_time = 4")
+	}
+	return list
+}
+
+// probe proves that the server answers, and reads its clock and its part.
+func (c *conn) probe(ctx context.Context, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	query := "SELECT @@global.read_only, @@global.event_scheduler, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
+	if !c.server.mariadb {
+		query += ", @@global.super_read_only"
+	}
+	var readOnly, scheduler string
+	superReadOnly := "0"
+	var micros int64
+	dest := []any{&readOnly, &scheduler, &micros}
+	if !c.server.mariadb {
+		dest = append(dest, &superReadOnly)
+	}
+	if _, err := c.row(ctx, dest, query); err != nil {
+		return err
+	}
+	c.readOnly, c.events, c.now = isOn(readOnly) || isOn(superReadOnly), scheduler == "ON", time.UnixMicro(micros)
+	return nil
+}
+
+func isOn(value string) bool { return value != "0" && value != "OFF" }
+
+// primary refuses a replica, and a primary that was demoted: an admin that may
+// write on a read-only server must not.
+func (c *conn) primary() error {
+	if c.readOnly {
+		return &lostError{"the server is read-only: the admin URL must lead to the primary"}
+	}
+	return nil
+}
+
+// able refuses an admin whose users could not be taken back.
+func (c *conn) able() error {
+	if len(c.lacks) > 0 {
+		return fmt.Errorf("the admin lacks %s on *.*, and could not take back what it makes", strings.Join(c.lacks, ", "))
+	}
+	return nil
+}
+
+// home is our schema, quoted.
+func (c *conn) home() string { return quoteName(c.schema) }
+
+// identity is the server's own identity: a random mark that the first mint
+// leaves in our schema. It goes with the data, to a replica that is promoted and
+// into a backup, which server_uuid, server_id and server_uid do not. It is the
+// comment of a table, for no setting of a server lets a crash undo that. Empty:
+// nobody has minted here.
+func (c *conn) identity(ctx context.Context) (string, error) {
+	var id string
+	_, err := c.row(ctx, []any{&id}, "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = 'daypass_server'", c.schema)
+	if err == nil && id != "" && !strings.HasPrefix(id, markPrefix) {
+		err = errors.New("the broker's own schema is damaged: the comment of its table daypass_server is no mark of ours")
+	}
+	return id, err
+}
+
+const markPrefix = "my-"
+
+// settle makes our schema and the server's mark, where they are not there, and
+// returns the mark.
+func (c *conn) settle(ctx context.Context) (string, error) {
+	id, err := c.identity(ctx)
+	if id != "" || err != nil {
+		return id, err
+	}
+	for _, statement := range []string{
+		"CREATE DATABASE IF NOT EXISTS " + c.home(),
+		"CREATE TABLE IF NOT EXISTS " + c.home() + ".daypass_kept (name VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY, since DATETIME NOT NULL," +
+			" looked DATETIME NOT NULL, what TEXT CHARACTER SET utf8mb4 NOT NULL) ENGINE = InnoDB",
+		// The first to make it has given the server its mark.
+		"CREATE TABLE IF NOT EXISTS " + c.home() + ".daypass_server (nothing TINYINT) COMMENT = '" + strings.ToLower(markPrefix+rand.Text()) + "'",
+	} {
+		if err := c.exec(ctx, statement); err != nil {
+			return "", fmt.Errorf("make the broker's own schema: %w", err)
+		}
+	}
+	if id, err = c.identity(ctx); err == nil && id == "" {
+		err = errors.New("the broker's own schema cannot be read")
+	}
+	return id, err
+}

@@ -1,0 +1,15 @@
+SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION';
+SET SESSION time_zone = '+00:00';
+SET SESSION sql_quote_show_create = 1;
+SET SESSION autocommit = 1;
+SET SESSION lock_wait_timeout = 2;
+SET SESSION innodb_lock_wait_timeout = 2;
+SET SESSION wait_timeout = 28800;
+CREATE EVENT `day``pass`.`dp_prod_tabcde_abcdefghijkl` ON SCHEDULE AT '2026-11-23 12:00:00' ON COMPLETION NOT PRESERVE ENABLE COMMENT 'daypass dpl_golden%27%5C' DO BEGIN DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; ALTER USER IF EXISTS `dp_prod_tabcde_abcdefghijkl`@`%` ACCOUNT LOCK; DROP USER IF EXISTS `dp_prod_tabcde_abcdefghijkl`@`%`; END;
+CREATE USER `dp_prod_tabcde_abcdefghijkl`@`%` IDENTIFIED WITH 'caching_sha2_password' AS 0x244124303035242E2E2E2E2E2E2E2E2E2E2E2E2E2E2E2E2E2E2E2E6B5875595575415439744A57565A5078735437486B575669653375444C556B624C37774159747851436538 REQUIRE SSL WITH MAX_USER_CONNECTIONS 5 ATTRIBUTE '{"by":"daypass","lease":"dpl_golden%27%5C%5C","place":"ci/%27%5C%22%C3%A9"}';
+GRANT `payments_rw`@`%` TO `dp_prod_tabcde_abcdefghijkl`@`%`;
+SET DEFAULT ROLE `payments_rw`@`%` TO `dp_prod_tabcde_abcdefghijkl`@`%`;
+ALTER USER IF EXISTS `dp_prod_tabcde_abcdefghijkl`@`%` ACCOUNT LOCK;
+REVOKE ALL PRIVILEGES, GRANT OPTION FROM `dp_prod_tabcde_abcdefghijkl`@`%`;
+DROP USER IF EXISTS `dp_prod_tabcde_abcdefghijkl`@`%`;
+DROP EVENT IF EXISTS `day``pass`.`dp_prod_tabcde_abcdefghijkl`;
