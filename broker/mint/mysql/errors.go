@@ -17,6 +17,7 @@ import (
 
 // Error numbers that we act on.
 const (
+	codeNoConnection     = 1040
 	codeWrongPassword    = 1045
 	codeNotByThisPlugin  = 1698
 	codeNoDatabaseRight  = 1044
@@ -109,7 +110,7 @@ var told = map[uint16]string{
 	codeNotByThisPlugin:  "the server does not accept the admin credential",
 	1130:                 "the server does not let us connect from here",
 	1129:                 "the server has blocked our host",
-	1040:                 "the server has no connection left",
+	codeNoConnection:     "the server has no connection left",
 	1203:                 "the admin has no connection left",
 	1226:                 "the admin has used up what it may",
 	1053:                 "the server is stopping",

@@ -7,6 +7,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -265,32 +266,61 @@ func TestAJobCannotHoldUpItsRevocationByUsingUpPreparedStatements(t *testing.T) 
 
 func TestAJobCannotHoldUpItsRevocationByTakingAllConnections(t *testing.T) {
 	own := startOwn(t, map[string]string{"max-connections": "12"})
-	for name, kept := range map[string]bool{"with a connection that is kept": true, "with the one that is reserved": false} {
+	for name, c := range map[string]struct{ kept, hammers bool }{
+		"with a connection that is kept":                                       {kept: true},
+		"with the one that is reserved":                                        {},
+		"with a connection that is kept while the job goes on to ask for more": {kept: true, hammers: true},
+		"with the one that is reserved while the job goes on to ask for more":  {hammers: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			m := openMinter(t, holding(own.URL("dpadmin", adminPassword, "daypass")))
 			u := mintOn(t, own, m, orderFor(roleGrant, time.Minute))
-			if kept {
+			if c.kept {
 				if _, err := m.Held(t.Context()); err != nil { // as the sweeper asks every few seconds
 					t.Fatal(err)
 				}
 			}
-			n := 0
-			for ; n < 100; n++ {
-				c, err := u.tryLogin(t.Context())
-				if err != nil {
-					break
-				}
-				t.Cleanup(func() { _ = c.Close() })
-			}
+			n := takeAll(t, u)
 			if n < 5 || n == 100 {
 				t.Fatalf("the job got %d connections", n)
 			}
-			revoke(t, m, u)
-			if c := rootOn(t, own); sessions(t, c, u) != 0 || accounts(t, c, u.name()) != 0 {
-				t.Error("something is left of it")
+			ctx, stop := context.WithCancel(t.Context())
+			var asking sync.WaitGroup
+			for range 4 {
+				asking.Go(func() {
+					for c.hammers && ctx.Err() == nil {
+						if more, err := u.tryLogin(ctx); err == nil {
+							_ = more.Close()
+						}
+					}
+				})
 			}
+			revoke(t, m, u)
+			stop()
+			asking.Wait()
+			until(t, 5*time.Second, "nothing is left of it", func() bool {
+				c, err := session(t.Context(), dsn(own, "root", own.AdminPassword(), ""))
+				if err != nil {
+					return false
+				}
+				defer func() { _ = c.Close() }()
+				return sessions(t, c, u) == 0 && accounts(t, c, u.name()) == 0
+			})
 		})
 	}
+}
+
+// takeAll logs in until there is no connection left, at most a hundred times.
+func takeAll(t *testing.T, u user) int {
+	t.Helper()
+	for n := range 100 {
+		c, err := u.tryLogin(t.Context())
+		if err != nil {
+			return n
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	return 100
 }
 
 // What takes long to undo is undone by a session that can do nothing else.

@@ -80,13 +80,25 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 	if readErr != nil {
 		return nil, fmt.Errorf("read the admin secret: %w", readErr)
 	}
-	c, err := dial(ctx, urls.Current)
+	c, err := dialThrough(ctx, urls.Current)
 	if isOneOf(err, codeWrongPassword, codeNotByThisPlugin) && !urls.Previous.IsZero() {
 		if before, e := dial(ctx, urls.Previous); e == nil {
 			return before, nil // a rotation is under way
 		}
 	}
 	return c, err
+}
+
+// dialThrough connects, and tries on for a while where all connections are
+// taken. The one that the server keeps for us is held for a moment by whoever is
+// just being turned away.
+func dialThrough(ctx context.Context, url broker.Secret) (*conn, error) {
+	for begun := time.Now(); ; pause(ctx, rand.N(10*time.Millisecond)) {
+		c, err := dial(ctx, url)
+		if codeOf(err) != codeNoConnection || ctx.Err() != nil || time.Since(begun) > connectWithin {
+			return c, err
+		}
+	}
 }
 
 func (p *pool) pop() (*conn, error) {
