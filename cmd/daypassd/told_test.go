@@ -226,3 +226,49 @@ func TestATokenIsVerifiedBeforeItIsExplained(t *testing.T) {
 		t.Errorf("another issuer than is said: exit code %d\n%s", code, out)
 	}
 }
+
+// What a dry run says of a grant is what an exchange then gives, and asking
+// spends nothing.
+func TestADryRunListsWhatAnExchangeThenGives(t *testing.T) {
+	r := newRig(t)
+	b := r.broker("one", "embedded")
+	b.fresh() // from here on tokens are taken at once
+	token := r.token(b, nil)
+	var listed []map[string]any
+	for range 3 {
+		status, body := b.call(http.MethodPost, "/v1/exchange", token, map[string]any{"dry_run": true})
+		if status != http.StatusOK || body["session"] != nil {
+			t.Fatalf("%d %v", status, body)
+		}
+		listed = nil
+		for _, g := range body["grants"].([]any) {
+			listed = append(listed, g.(map[string]any))
+		}
+	}
+	if len(listed) != 2 || listed[0]["name"] != "orders-db" || listed[1]["name"] != "web-identity" {
+		t.Fatalf("listed %v", listed)
+	}
+	var wants []map[string]any
+	for _, g := range listed {
+		wants = append(wants, map[string]any{"name": g["name"]})
+	}
+	before := len(r.users())
+	status, a := b.exchange(token, wants...)
+	if status != http.StatusOK {
+		t.Fatalf("the token was spent by asking: %d %v", status, a.body)
+	}
+	for i, g := range listed {
+		c := a.credential(i)
+		life, err := time.ParseDuration(g["ttl"].(string))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lives := mustTime(t, c["expires_at"]).Sub(mustTime(t, c["issued_at"]))
+		if c["grant"] != g["name"] || c["kind"] != g["kind"] || c["takeback"] != g["takeback"] || g["takeback"] == nil || lives > life || lives < life-time.Minute {
+			t.Errorf("listed %v, given %v for %s", g, c, lives)
+		}
+	}
+	if after := len(r.users()); after != before+1 {
+		t.Errorf("%d users were made, want 1", after-before)
+	}
+}
