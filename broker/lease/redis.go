@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/internal/redisconn"
 )
 
 // RedisConfig is what a [Redis] is made of.
@@ -31,6 +32,14 @@ type RedisConfig struct {
 	Log     *slog.Logger
 }
 
+// SentinelConfig says who knows which Redis is the master.
+type SentinelConfig = redisconn.SentinelConfig
+
+// way is how the server is reached.
+func (c RedisConfig) way() redisconn.Config {
+	return redisconn.Config{URL: c.URL, Password: c.Password, TLS: c.TLS, Mode: c.Mode, Sentinel: c.Sentinel, Timeout: c.Timeout}
+}
+
 // Redis keeps leases and job sessions in a Redis that several brokers share.
 // Changes are scripts that hold the exact bytes of what they were decided on
 // against what lies there, so none is made on a stale view. Safe for
@@ -41,7 +50,7 @@ type Redis struct {
 	prefix   string
 	sealer   sealer
 	scripts  scripts
-	refusals refusals
+	refusals redisconn.Refusals
 }
 
 var (
@@ -59,17 +68,17 @@ func NewRedis(c RedisConfig) (*Redis, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	client, err := c.dial()
+	client, err := c.way().Dial()
 	if err != nil {
 		return nil, err
 	}
-	r := &Redis{RedisConfig: c, client: client, prefix: "dp:{" + c.Deployment + "}:", sealer: sealer{c.Key}, scripts: newScripts()}
+	r := &Redis{RedisConfig: c, client: client, prefix: "dp:{" + c.Deployment + "}:", sealer: sealer{redisconn.Key(c.Key)}, scripts: newScripts()}
 	r.Key = [32]byte{} // the sealer has it
 	return r, nil
 }
 
 func (c RedisConfig) check() error {
-	err := errors.Join(broker.CheckDeployment(c.Deployment), c.checkMode())
+	err := errors.Join(broker.CheckDeployment(c.Deployment), c.way().CheckMode())
 	if c.Key == [32]byte{} {
 		err = errors.Join(err, errors.New("redis: the key that authenticates records is missing"))
 	}
@@ -86,7 +95,7 @@ func (c RedisConfig) check() error {
 func (r *Redis) Disconnect() error { return r.client.Close() }
 
 // Forged is how many times a record was refused since the start.
-func (r *Redis) Forged() int64 { return r.refusals.count() }
+func (r *Redis) Forged() int64 { return r.refusals.Count() }
 
 // Ready says why leases and sessions cannot be served now, or nil. It also
 // finds out whether the brokers that share this Redis have the same key.

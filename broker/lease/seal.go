@@ -1,18 +1,15 @@
 package lease
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/internal/redisconn"
 )
 
 // What a record is, so that one kind is never taken for another.
@@ -29,7 +26,7 @@ const (
 // where the code covers the record's kind, the name of its key, and all that
 // follows the code. The milliseconds are for scripts, which cannot read the
 // JSON: for a session, when it expires.
-type sealer struct{ key [32]byte }
+type sealer struct{ key redisconn.Key }
 
 const format = "1:"
 
@@ -40,41 +37,28 @@ func (s sealer) seal(kind, key string, at time.Time, v any) (string, error) {
 		return "", fault(fmt.Errorf("encode %s: %w", kind, err))
 	}
 	body := strconv.FormatInt(max(0, at.UnixMilli()), 10) + ":" + string(text)
-	return format + hex.EncodeToString(s.code(kind, key, body)) + ":" + body, nil
+	return format + hex.EncodeToString(s.key.Code(kind, key, body)) + ":" + body, nil
 }
-
-var errForged = errors.New("the record was not written by a broker of this deployment for the place where it lies")
 
 // open decodes what lies at key into v, and refuses what was not sealed for it.
 func (s sealer) open(kind, key, raw string, v any) error {
 	rest, ok := strings.CutPrefix(raw, format)
 	if !ok {
-		return errForged
+		return redisconn.ErrForged
 	}
 	code, body, ok := strings.Cut(rest, ":")
 	if !ok {
-		return errForged
+		return redisconn.ErrForged
 	}
 	sum, err := hex.DecodeString(code)
-	if err != nil || !hmac.Equal(sum, s.code(kind, key, body)) {
-		return errForged
+	if err != nil || !s.key.Fits(sum, kind, key, body) {
+		return redisconn.ErrForged
 	}
 	_, text, _ := strings.Cut(body, ":")
 	if err := json.Unmarshal([]byte(text), v); err != nil {
 		return fmt.Errorf("decode %s: %w", kind, err)
 	}
 	return nil
-}
-
-func (s sealer) code(parts ...string) []byte {
-	h := hmac.New(sha256.New, s.key[:])
-	for _, p := range parts {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
-		h.Write(n[:])
-		h.Write([]byte(p))
-	}
-	return h.Sum(nil)
 }
 
 // sealed is a record as it was read: what it says, and the exact bytes, by
@@ -98,7 +82,7 @@ func (r *Redis) openLease(id broker.LeaseID, raw string) (sealed[broker.Lease], 
 	got := sealed[broker.Lease]{raw: raw}
 	err := r.sealer.open(kindLease, r.leaseKey(id), raw, &got.value)
 	if err == nil && got.value.ID != id {
-		err = errForged
+		err = redisconn.ErrForged
 	}
 	return got, r.refused(r.leaseKey(id), err)
 }
@@ -107,7 +91,7 @@ func (r *Redis) openSession(id broker.SessionID, raw string) (sealed[broker.Sess
 	got := sealed[broker.Session]{raw: raw}
 	err := r.sealer.open(kindSession, r.sessionKey(id), raw, &got.value)
 	if err == nil && got.value.ID != id {
-		err = errForged
+		err = redisconn.ErrForged
 	}
 	return got, r.refused(r.sessionKey(id), err)
 }
@@ -117,7 +101,7 @@ func (r *Redis) refused(key string, err error) error {
 	if err == nil {
 		return nil
 	}
-	r.refusals.add(r.Log, r.Now(), key, err)
+	r.refusals.Add(r.Log, r.Now(), key, err)
 	return &broker.Error{Code: broker.Unavailable, Reason: "record_refused", Err: fmt.Errorf("%s: %w", key, err),
 		Public: "the store of leases and sessions holds a record that cannot be trusted; an operator has to look at it"}
 }

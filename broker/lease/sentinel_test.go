@@ -1,10 +1,8 @@
 package lease_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,19 +14,6 @@ import (
 	"github.com/daypass-dev/daypass/broker/brokertest/servers"
 	"github.com/daypass-dev/daypass/broker/lease"
 )
-
-// The two packages may not share code, and must not differ in how they reach
-// the server that they share.
-func TestRedisIsReachedAsReplayProtectionReachesIt(t *testing.T) {
-	ours, err1 := os.ReadFile("conn.go")
-	theirs, err2 := os.ReadFile("../replay/conn.go")
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(bytes.Replace(theirs, []byte("package replay"), []byte("package lease"), 1), ours) {
-		t.Error("conn.go differs from that of broker/replay")
-	}
-}
 
 // sesame is a password.
 type sesame struct{}

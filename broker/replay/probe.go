@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/daypass-dev/daypass/broker/internal/redisconn"
 )
 
 const (
@@ -263,7 +265,7 @@ func (r *Redis) count(ctx context.Context, was nodes, have info) (nodes, error) 
 	if n, err := strconv.Atoi(have["connected_slaves"]); err == nil {
 		here += n
 	}
-	if r.Mode != modeSentinel {
+	if r.Mode != redisconn.Sentinel {
 		return nodes{n: max(was.n, here)}, nil
 	}
 	if age := r.Now().Sub(was.at); was.n > 0 && age.Abs() < askSentinelEvery {
@@ -320,7 +322,7 @@ func (r *Redis) setUp(have info, nodes int) error {
 	}
 	if least := nodes / 2; have["role"] == "master" && r.Replicas < least {
 		counted := "as it counts them"
-		if r.Mode == modeSentinel {
+		if r.Mode == redisconn.Sentinel {
 			counted = "as the Sentinels count them; SENTINEL RESET forgets those that are gone for good"
 		}
 		e.Faults = append(e.Faults, fmt.Sprintf("it has replicas (%d nodes in all, %s), and state.replicas is %d: set replicas: %d, so that at least half of the nodes know of a claim, or a master that was cut off goes on claiming",

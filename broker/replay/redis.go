@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/internal/redisconn"
 )
 
 // RedisConfig is what a [Redis] is made of.
@@ -41,6 +42,14 @@ type RedisConfig struct {
 	Log     *slog.Logger
 }
 
+// SentinelConfig says who knows which Redis is the master.
+type SentinelConfig = redisconn.SentinelConfig
+
+// way is how the server is reached.
+func (c RedisConfig) way() redisconn.Config {
+	return redisconn.Config{URL: c.URL, Password: c.Password, TLS: c.TLS, Mode: c.Mode, Sentinel: c.Sentinel, Timeout: c.Timeout}
+}
+
 // Redis remembers tokens in a Redis that several brokers share, behind an
 // epoch fence: whatever may have made the server forget (a restart, a
 // promotion, a flush, a restored backup, eviction, a clock that went back)
@@ -53,7 +62,7 @@ type Redis struct {
 
 	scripts  scripts
 	sealer   sealer
-	refusals refusals
+	refusals redisconn.Refusals
 
 	probing sync.Mutex // held during a probe
 	mu      sync.Mutex // guards state
@@ -75,12 +84,12 @@ func NewRedis(c RedisConfig) (*Redis, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	client, err := c.dial()
+	client, err := c.way().Dial()
 	if err != nil {
 		return nil, err
 	}
 	r := &Redis{
-		RedisConfig: c, client: client, prefix: "dp:{" + c.Deployment + "}:", sealer: sealer{c.Key},
+		RedisConfig: c, client: client, prefix: "dp:{" + c.Deployment + "}:", sealer: sealer{redisconn.Key(c.Key)},
 		scripts: scripts{
 			claim: redis.NewScript(claimScript), look: redis.NewScript(lookScript), drop: redis.NewScript(dropScript),
 			draft: redis.NewScript(draftScript), confirm: redis.NewScript(confirmScript),
@@ -92,8 +101,8 @@ func NewRedis(c RedisConfig) (*Redis, error) {
 }
 
 func (c RedisConfig) check() error {
-	err := errors.Join(broker.CheckDeployment(c.Deployment), c.checkMode())
-	if c.Mode == modeSentinel && c.Replicas == 0 {
+	err := errors.Join(broker.CheckDeployment(c.Deployment), c.way().CheckMode())
+	if c.Mode == redisconn.Sentinel && c.Replicas == 0 {
 		err = errors.Join(err, errors.New("redis: mode sentinel needs replicas of at least 1: without an acknowledgement, a master that was cut off goes on claiming"))
 	}
 	if c.Key == [32]byte{} {

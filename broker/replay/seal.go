@@ -1,16 +1,14 @@
 package replay
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/internal/redisconn"
 )
 
 // What a record is, so that one kind is never taken for another.
@@ -28,14 +26,12 @@ const (
 // where the code covers the record's kind, the name of its key, and the body.
 // Scripts read bodies and cannot check codes: whatever they act on for a
 // broker's good is held, byte by byte, against what the broker has checked.
-type sealer struct{ key [32]byte }
+type sealer struct{ key redisconn.Key }
 
 const format = "1:"
 
-var errForged = errors.New("the record was not written by a broker of this deployment for the place where it lies")
-
 func (s sealer) seal(kind, key, body string) string {
-	return format + base64.RawURLEncoding.EncodeToString(s.code(kind, key, body)) + ":" + body
+	return format + base64.RawURLEncoding.EncodeToString(s.key.Code(kind, key, body)) + ":" + body
 }
 
 // open returns the body of what lies at key.
@@ -43,24 +39,13 @@ func (s sealer) open(kind, key, raw string) (string, error) {
 	rest, ok := strings.CutPrefix(raw, format)
 	code, body, found := strings.Cut(rest, ":")
 	if !ok || !found {
-		return "", errForged
+		return "", redisconn.ErrForged
 	}
 	sum, err := base64.RawURLEncoding.Strict().DecodeString(code)
-	if err != nil || !hmac.Equal(sum, s.code(kind, key, body)) {
-		return "", errForged
+	if err != nil || !s.key.Fits(sum, kind, key, body) {
+		return "", redisconn.ErrForged
 	}
 	return body, nil
-}
-
-func (s sealer) code(parts ...string) []byte {
-	h := hmac.New(sha256.New, s.key[:])
-	for _, p := range parts {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
-		h.Write(n[:])
-		h.Write([]byte(p))
-	}
-	return h.Sum(nil)
 }
 
 // marker is what lies at a used token's key.
@@ -83,10 +68,10 @@ func (s sealer) openMarker(key, raw string) (broker.Used, error) {
 	if sum, err := base64.RawURLEncoding.Strict().DecodeString(owner); err == nil && len(sum) == len(u.Owner) {
 		u.Owner = broker.Owner(sum)
 	} else if owner != "" {
-		return broker.Used{}, errForged
+		return broker.Used{}, redisconn.ErrForged
 	}
 	if u.At, err = readMillis(at); err != nil {
-		return broker.Used{}, errForged
+		return broker.Used{}, redisconn.ErrForged
 	}
 	return u, nil
 }
@@ -111,11 +96,11 @@ func (s sealer) openFence(key, raw string) (fence, error) {
 	}
 	part := strings.Split(body, ":")
 	if len(part) != 3 {
-		return fence{}, errForged
+		return fence{}, redisconn.ErrForged
 	}
 	since, err := readMillis(part[2])
 	if err != nil {
-		return fence{}, errForged
+		return fence{}, redisconn.ErrForged
 	}
 	return fence{raw: raw, life: part[0], evicted: part[1], since: since}, nil
 }
@@ -136,11 +121,11 @@ func readMillis(s string) (time.Time, error) {
 
 // refused counts and logs a record that is not to be acted on.
 func (r *Redis) refused(key string, err error) *broker.Error {
-	r.refusals.add(r.Log, r.Now(), key, err)
+	r.refusals.Add(r.Log, r.Now(), key, err)
 	e := unavailable(0, err)
 	e.Reason = "record_refused"
 	return e
 }
 
 // Forged is how many times a record was refused since the start.
-func (r *Redis) Forged() int64 { return r.refusals.count() }
+func (r *Redis) Forged() int64 { return r.refusals.Count() }

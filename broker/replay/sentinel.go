@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"time"
-
-	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // askSentinelEvery is how often the Sentinels are asked how many nodes they
@@ -34,25 +31,11 @@ func (r *Redis) askSentinels(ctx context.Context) (int, error) {
 }
 
 func (r *Redis) askSentinel(ctx context.Context, addr string) (int, error) {
-	a, err := r.address()
-	if err != nil {
-		return 0, err
-	}
-	secure, err := r.secure(a)
-	if err != nil {
-		return 0, err
-	}
-	password, err := r.sentinelPassword()
-	if err != nil {
-		return 0, err
-	}
 	within := r.Timeout / time.Duration(2*len(r.Sentinel.Sentinels)) // some may be away, and the probe has to go on
-	c := redis.NewSentinelClient(&redis.Options{
-		Addr: addr, Password: password.Reveal(), TLSConfig: secure, Protocol: 2,
-		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true, ContextTimeoutEnabled: true,
-		DialTimeout: within, ReadTimeout: within, WriteTimeout: within,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	})
+	c, err := r.way().DialSentinel(addr, within)
+	if err != nil {
+		return 0, err
+	}
 	defer func() { _ = c.Close() }()
 	master, err := c.Master(ctx, r.Sentinel.Master).Result()
 	if err != nil {

@@ -1,4 +1,13 @@
-package replay
+// Package redisconn is what the stores in Redis share: the way to the server, how
+// records are authenticated, and how it is told that some are refused.
+//
+// It guarantees that both reach the same server in the same way, that a command
+// is sent once (one that timed out may have landed), and that errors repeat
+// nothing of a URL, which may hold a password.
+//
+// It refuses modes other than standalone and sentinel, settings of one mode in the
+// other, and TLS settings for a URL without TLS.
+package redisconn
 
 import (
 	"cmp"
@@ -19,10 +28,21 @@ import (
 	"github.com/daypass-dev/daypass/broker"
 )
 
+// The modes that are served. An empty one is standalone.
 const (
-	modeStandalone = "standalone"
-	modeSentinel   = "sentinel"
+	Standalone = "standalone"
+	Sentinel   = "sentinel"
 )
+
+// Config says where a Redis is and how to get there.
+type Config struct {
+	URL      string              // redis://[user[:password]@]host[:port][/db]; rediss:// for TLS. With Sentinel it names no host, and may be empty
+	Password broker.SecretSource // read at every new connection; nil: the URL's, or none
+	TLS      *tls.Config         // for rediss://; nil: the system's roots, TLS 1.2 or later
+	Mode     string
+	Sentinel SentinelConfig
+	Timeout  time.Duration // for one command, and for connecting
+}
 
 // SentinelConfig says who knows which Redis is the master.
 type SentinelConfig struct {
@@ -33,16 +53,16 @@ type SentinelConfig struct {
 	Password broker.SecretSource
 }
 
-// checkMode refuses a mode that is not served, and settings of another mode.
-func (c RedisConfig) checkMode() error {
+// CheckMode refuses a mode that is not served, and settings of another mode.
+func (c Config) CheckMode() error {
 	s := c.Sentinel
 	switch c.Mode {
-	case "", modeStandalone:
+	case "", Standalone:
 		if s.Master != "" || len(s.Sentinels) > 0 || s.Password != nil {
 			return errors.New("redis: master, sentinels and their password are for mode sentinel")
 		}
 		return nil
-	case modeSentinel:
+	case Sentinel:
 	case "cluster":
 		return errors.New("redis: mode cluster is not supported: use a standalone server, or sentinel")
 	default:
@@ -74,9 +94,9 @@ type address struct {
 // address reads redis://[user[:password]@]host[:port][/db], or rediss:// for
 // TLS. With Sentinel the URL names no host, and may be missing. Errors repeat
 // nothing of the URL, which may hold a password.
-func (c RedisConfig) address() (address, error) {
+func (c Config) address() (address, error) {
 	var a address
-	if c.URL == "" && c.Mode == modeSentinel {
+	if c.URL == "" && c.Mode == Sentinel {
 		return a, nil
 	}
 	u, err := url.Parse(c.URL)
@@ -93,11 +113,11 @@ func (c RedisConfig) address() (address, error) {
 	switch {
 	case u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
 		return a, errors.New("redis url: want redis://[user@]host[:port][/db] and nothing else")
-	case c.Mode == modeSentinel && u.Host != "":
+	case c.Mode == Sentinel && u.Host != "":
 		return a, errors.New("redis url: in mode sentinel the Sentinels say where the master is, so it must name no host: redis:///0, or rediss://user@/0")
-	case c.Mode != modeSentinel && u.Hostname() == "":
+	case c.Mode != Sentinel && u.Hostname() == "":
 		return a, errors.New("redis url: it names no host")
-	case c.Mode != modeSentinel:
+	case c.Mode != Sentinel:
 		a.host = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "6379"))
 	}
 	if db := strings.TrimPrefix(u.Path, "/"); db != "" {
@@ -112,9 +132,9 @@ func (c RedisConfig) address() (address, error) {
 	return a, nil
 }
 
-// dial makes a client that retries nothing: a command that timed out may have
+// Dial makes a client that retries nothing: a command that timed out may have
 // landed. It contacts nothing yet.
-func (c RedisConfig) dial() (*redis.Client, error) {
+func (c Config) Dial() (*redis.Client, error) {
 	a, err := c.address()
 	if err != nil {
 		return nil, err
@@ -129,7 +149,7 @@ func (c RedisConfig) dial() (*redis.Client, error) {
 	// The library logs as it likes, to standard error; what it has to say
 	// reaches us as errors. The setting is its only one, for the process.
 	redis.SetLogger(&logging.VoidLogger{})
-	if c.Mode == modeSentinel {
+	if c.Mode == Sentinel {
 		return c.dialSentinel(a, secure)
 	}
 	return redis.NewClient(&redis.Options{
@@ -144,7 +164,7 @@ func (c RedisConfig) dial() (*redis.Client, error) {
 }
 
 // secure is nil without TLS. With Sentinel it is for the Sentinels too.
-func (c RedisConfig) secure(a address) (*tls.Config, error) {
+func (c Config) secure(a address) (*tls.Config, error) {
 	if !a.tls {
 		if c.TLS != nil {
 			return nil, errors.New("redis: TLS settings are given, but the URL does not begin with rediss://")
@@ -162,7 +182,7 @@ func (c RedisConfig) secure(a address) (*tls.Config, error) {
 }
 
 // credentials are read at every new connection, so that they can be rotated.
-func (c RedisConfig) credentials(a address) func(context.Context) (string, string, error) {
+func (c Config) credentials(a address) func(context.Context) (string, string, error) {
 	return func(ctx context.Context) (string, string, error) {
 		if c.Password == nil {
 			return a.user, a.password.Reveal(), nil
@@ -180,7 +200,7 @@ func (c RedisConfig) credentials(a address) func(context.Context) (string, strin
 // master is left that nobody told us to leave.
 const followEvery = 3 * time.Second
 
-func (c RedisConfig) dialSentinel(a address, secure *tls.Config) (*redis.Client, error) {
+func (c Config) dialSentinel(a address, secure *tls.Config) (*redis.Client, error) {
 	password, err := c.sentinelPassword()
 	if err != nil {
 		return nil, err
@@ -197,7 +217,7 @@ func (c RedisConfig) dialSentinel(a address, secure *tls.Config) (*redis.Client,
 	}), nil
 }
 
-func (c RedisConfig) sentinelPassword() (broker.Secret, error) {
+func (c Config) sentinelPassword() (broker.Secret, error) {
 	if c.Sentinel.Password == nil {
 		return broker.Secret{}, nil
 	}
@@ -208,4 +228,27 @@ func (c RedisConfig) sentinelPassword() (broker.Secret, error) {
 		return broker.Secret{}, fmt.Errorf("redis: read the password of the sentinels: %w", err)
 	}
 	return v.Current, nil
+}
+
+// DialSentinel makes a client for one of the Sentinels, which waits at most
+// within for it. It contacts nothing yet.
+func (c Config) DialSentinel(addr string, within time.Duration) (*redis.SentinelClient, error) {
+	a, err := c.address()
+	if err != nil {
+		return nil, err
+	}
+	secure, err := c.secure(a)
+	if err != nil {
+		return nil, err
+	}
+	password, err := c.sentinelPassword()
+	if err != nil {
+		return nil, err
+	}
+	return redis.NewSentinelClient(&redis.Options{
+		Addr: addr, Password: password.Reveal(), TLSConfig: secure, Protocol: 2,
+		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true, ContextTimeoutEnabled: true,
+		DialTimeout: within, ReadTimeout: within, WriteTimeout: within,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}), nil
 }
