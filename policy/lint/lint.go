@@ -57,21 +57,7 @@ type Earlier struct {
 // Check looks at the files of one policy folder. The error is for what lint
 // itself cannot do, and never about the policy.
 func Check(files []*policy.File, c Config) (Findings, error) {
-	known, err := readProviders()
-	if err != nil {
-		return nil, err
-	}
-	expressions, err := newExpressions()
-	if err != nil {
-		return nil, err
-	}
-	l := &linter{config: c, known: known, expressions: expressions, files: files, repos: map[string]*repo{}, providers: map[string]*provider{}, issuers: map[string]*Issuer{},
-		table: newTable(), seen: map[string]int{}, used: map[*policy.Waiver]bool{}}
-	l.collect()
-	l.run()
-	l.judgeWaivers()
-	l.findings.sort()
-	return l.findings, nil
+	return (&linter{}).check(files, c)
 }
 
 // linter looks at one folder.
@@ -123,6 +109,27 @@ type way struct {
 	repo       *repo // nil where the rule names an issuer
 	conditions []condition
 	grants     []string // that it gives, or denies: then they may be globs
+}
+
+func (l *linter) check(files []*policy.File, c Config) (Findings, error) {
+	known, err := readProviders()
+	if err != nil {
+		return nil, err
+	}
+	expressions, err := newExpressions()
+	if err != nil {
+		return nil, err
+	}
+	*l = linter{
+		config: c, known: known, expressions: expressions, files: files, table: newTable(),
+		repos: map[string]*repo{}, providers: map[string]*provider{}, issuers: map[string]*Issuer{},
+		seen: map[string]int{}, used: map[*policy.Waiver]bool{},
+	}
+	l.collect()
+	l.run()
+	l.judgeWaivers()
+	l.findings.sort()
+	return l.findings, nil
 }
 
 func (l *linter) collect() {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -296,20 +295,6 @@ func TestAFolderThatIsNotLoadedIsAFinding(t *testing.T) {
 	}
 	if !slices.ContainsFunc(found.Critical(), func(f lint.Finding) bool { return f.ID == "DP002" && f.Line == 8 }) {
 		t.Errorf("what else is wrong is not found:\n%s", listed(found))
-	}
-}
-
-func TestAPolicyOfRulesThatAreAllAlikeIsLookedAtInTime(t *testing.T) {
-	var b strings.Builder
-	b.WriteString("owner: t\nreview_by: 2027-03-01\nrules:\n")
-	for i := range 3000 {
-		fmt.Fprintf(&b, "  - {name: d%d, match: {event_name: {not: [a%d]}}, deny: [x%d]}\n", i, i, i)
-		fmt.Fprintf(&b, "  - {name: r%d, issuer: github, match: {repository_owner_id: [\"1\", \"%d\"], ref: refs/heads/main, runner_environment: github-hosted}, allow: [{grant: g}]}\n", i, i+2)
-	}
-	began := time.Now()
-	check(t, b.String())
-	if took := time.Since(began); took > 30*time.Second {
-		t.Errorf("it took %v", took)
 	}
 }
 

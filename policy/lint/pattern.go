@@ -111,29 +111,25 @@ func (p pattern) matches(text string) bool {
 	return false
 }
 
-// matchParts follows all ways at once, as policy does.
+// matchParts follows all ways at once, as policy does: time is at most the
+// product of the two lengths.
 func matchParts(parts []part, text string) bool {
-	now := map[int]bool{0: true} // how much of text is used up
+	now, next := make([]bool, len(text)+1), make([]bool, len(text)+1) // how much of text is used up
+	now[0] = true
 	for _, p := range parts {
-		next := map[int]bool{}
-		for from := range now {
+		clear(next)
+		for from, ok := range now {
 			switch {
-			case p.wild == literal:
-				if strings.HasPrefix(text[from:], p.lit) {
-					next[from+len(p.lit)] = true
-				}
-			case p.wild == one:
-				if from < len(text) && !delimiter(text[from]) {
-					next[from+1] = true
-				}
-			default:
-				next[from] = true
-				for i := from; i < len(text) && (p.wild == many || !delimiter(text[i])); i++ {
-					next[i+1] = true
-				}
+			case p.wild == star || p.wild == many:
+				next[from] = ok || from > 0 && next[from-1] && (p.wild == many || !delimiter(text[from-1]))
+			case !ok:
+			case p.wild == literal && strings.HasPrefix(text[from:], p.lit):
+				next[from+len(p.lit)] = true
+			case p.wild == one && from < len(text) && !delimiter(text[from]):
+				next[from+1] = true
 			}
 		}
-		now = next
+		now, next = next, now
 	}
 	return now[len(text)]
 }

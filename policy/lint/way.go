@@ -76,11 +76,13 @@ func (w *way) lists(claim, value string) bool {
 func (w *way) denied(claim, value string) bool {
 	left := slices.Clone(w.grants)
 	for _, d := range w.denies.about(w) {
-		if d.file != w.file && d.bounded() || !d.stops(w, claim, value) {
+		if !d.names(claim, value) || d.file != w.file && d.bounded() || !d.stops(w, claim, value) {
 			continue
 		}
 		left = slices.DeleteFunc(left, func(grant string) bool {
-			return slices.ContainsFunc(d.grants, func(g string) bool { return g == grant || globOf(g).matches(grant) })
+			return slices.ContainsFunc(d.grants, func(g string) bool {
+				return g == grant || strings.ContainsAny(g, "*?") && globOf(g).matches(grant)
+			})
 		})
 	}
 	return len(left) == 0
@@ -99,6 +101,23 @@ func (w *way) bounded() bool {
 	return false
 }
 
+// names reports whether a rule that denies has a condition that holds for the
+// value of the claim: what is most often not so is looked at first.
+func (d *way) names(claim, value string) bool {
+	for i := range d.conditions {
+		if d.conditions[i].holds(claim, value) {
+			return true
+		}
+	}
+	return false
+}
+
+// holds reports whether the condition is on the claim, and surely holds if it
+// has the value.
+func (c *condition) holds(claim, value string) bool {
+	return c.claim == claim && (c.op == isOne || c.op == isNone) && c.admits(value)
+}
+
 // stops reports whether each condition of a rule that denies surely holds on
 // the way w if the claim has the value.
 func (d *way) stops(w *way, claim, value string) bool {
@@ -107,8 +126,7 @@ func (d *way) stops(w *way, claim, value string) bool {
 	}
 	for i := range d.conditions {
 		c := &d.conditions[i]
-		holds := c.claim == claim && (c.op == isOne || c.op == isNone) && c.admits(value)
-		if !holds && !slices.ContainsFunc(w.conditions, func(mine condition) bool { return mine.implies(c) }) {
+		if !c.holds(claim, value) && !slices.ContainsFunc(w.conditions, func(mine condition) bool { return mine.implies(c) }) {
 			return false
 		}
 	}
@@ -207,7 +225,7 @@ func (x *wayIndex) add(w *way) {
 // maxCompared bounds the ways that one way is compared with, so that a policy of
 // rules that are all alike is looked at in time. What is left out makes no
 // finding go away: a rule that denies and is not seen excuses nothing.
-const maxCompared = 1000
+const maxCompared = 250
 
 // about returns ways that may ask for no more than w does.
 func (x *wayIndex) about(w *way) []*way {
