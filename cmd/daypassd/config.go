@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/daypass-dev/daypass/policy"
 	"github.com/daypass-dev/daypass/policy/strictyaml"
 )
 
@@ -62,6 +63,9 @@ type Issuer struct {
 	MaxTokenLife time.Duration `yaml:"max_token_life"`   // default: the profile's
 	AllowPrivate bool          `yaml:"allow_private"`    // it lives on a private address
 	Insecure     bool          `yaml:"insecure"`         // plain http and loopback too: development and tests
+	Version      string        `yaml:"version"`          // of the provider's own software, where a rule of lint asks for it
+
+	Waive []policy.Waiver `yaml:"waive"` // findings of policy lint at this issuer that are meant
 
 	Node *strictyaml.Node `yaml:",node"`
 }
@@ -201,8 +205,8 @@ func (c *Config) needsRestart(fresh *Config) []string {
 		{"listen", c.Listen, fresh.Listen}, {"tls", c.TLS, fresh.TLS}, {"behind_proxy", c.BehindProxy, fresh.BehindProxy},
 		{"admin", c.Admin, fresh.Admin}, {"state", c.State, fresh.State},
 		{"data_dir", c.DataDir, fresh.DataDir}, {"keys", c.Keys, fresh.Keys},
-		{"issuers", placeless(c.Issuers, issuerNode), placeless(fresh.Issuers, issuerNode)},
-		{"targets", placeless(c.Targets, targetNode), placeless(fresh.Targets, targetNode)},
+		{"issuers", bare(c.Issuers, bareIssuer), bare(fresh.Issuers, bareIssuer)},
+		{"targets", bare(c.Targets, bareTarget), bare(fresh.Targets, bareTarget)},
 		{"limits", c.Limits, fresh.Limits},
 	} {
 		if !reflect.DeepEqual(row.was, row.now) {
@@ -212,19 +216,27 @@ func (c *Config) needsRestart(fresh *Config) []string {
 	return keys
 }
 
-// placeless copies a section of the configuration without where it stands in
-// the file.
-func placeless[V any](section map[string]V, node func(*V) **strictyaml.Node) map[string]V {
-	bare := map[string]V{}
+// bare copies a section of the configuration without where it stands in the
+// file.
+func bare[V any](section map[string]V, of func(V) V) map[string]V {
+	all := map[string]V{}
 	for name, v := range section {
-		*node(&v) = nil
-		bare[name] = v
+		all[name] = of(v)
 	}
-	return bare
+	return all
 }
 
-func issuerNode(i *Issuer) **strictyaml.Node { return &i.Node }
-func targetNode(t *Target) **strictyaml.Node { return &t.Node }
+// bareIssuer leaves out what lint alone looks at as well: it is taken up without
+// a restart.
+func bareIssuer(i Issuer) Issuer {
+	i.Node, i.Version, i.Waive = nil, "", nil
+	return i
+}
+
+func bareTarget(t Target) Target {
+	t.Node = nil
+	return t
+}
 
 // path makes a path of the configuration absolute.
 func (c *Config) path(p string) string {

@@ -12,6 +12,7 @@ func policyCommand(p process) *cobra.Command {
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
+		policyLintCommand(p),
 		policyTestCommand(p),
 		policyExplainCommand(p),
 		policySchemaCommand(p),
