@@ -82,6 +82,43 @@ func TestTheCostOfADecisionDoesNotGrowWithTheRulesOfOthers(t *testing.T) {
 	}
 }
 
+// TestManyRulesForManyRepositoriesAreRefusedOrCheap: a team whose ceiling is wide
+// can mean every repository with each of its rules.
+func TestManyRulesForManyRepositoriesAreRefusedOrCheap(t *testing.T) {
+	wide := func(rules int) fstest.MapFS {
+		var repos, denies strings.Builder
+		repos.WriteString("repos:\n")
+		for i := range 2000 {
+			fmt.Fprintf(&repos, "  r%d: {issuer: hub, name: x, match: {owner: \"1\", repo: \"%d\"}}\n", i, i)
+		}
+		denies.WriteString("rules:\n")
+		for i := range rules {
+			fmt.Fprintf(&denies, "  - {name: n%d, deny: [\"*\"], match: {ref: x}}\n", i)
+		}
+		return fstest.MapFS{
+			"repos.yaml":     {Data: []byte(repos.String())},
+			"ceilings.yaml":  {Data: []byte("ceilings: [{folder: team, repos: [\"*\"], grants: [\"*\"]}]")},
+			"team/many.yaml": {Data: []byte(denies.String())},
+		}
+	}
+	if _, err := Load(wide(501), someKnown()); err == nil || !strings.Contains(err.Error(), "more than 1000000 times") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("a million places: %.300v", err)
+	}
+	book, err := Load(wide(50), someKnown())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := broker.Identity{Issuer: "hub", Claims: broker.Claims{"owner": "1", "repo": "1999", "ref": "x"}}
+	if d, err := book.Decide(id, []broker.Want{{Name: "a"}}, midday); err != nil || len(d.DeniedBy) != 50 {
+		t.Errorf("%d rules deny, %v", len(d.DeniedBy), err)
+	}
+	for _, r := range book.rules {
+		if found := r.among.find(id, nil); len(found) != 1 {
+			t.Fatalf("%s looks at %d of its repositories", r.id, len(found))
+		}
+	}
+}
+
 // TestRulesThatSayTheSameShareAProgram keeps many rules small and quick to load.
 func TestRulesThatSayTheSameShareAProgram(t *testing.T) {
 	book := bigBook(t, 20)

@@ -57,6 +57,7 @@ type rule struct {
 	file    *File
 	ast     *Rule
 	places  []place     // one must match
+	among   index       // finds places, where there are many; nil otherwise
 	others  []Condition // all must hold
 	when    cel.Program // nil, or must hold
 	allow   []allowance // what it gives
@@ -75,7 +76,7 @@ func newBook(c *checker) *Book {
 	slices.SortFunc(c.rules, func(a, b *rule) int { return strings.Compare(a.id, b.id) })
 	return &Book{
 		version: versionOf(c.sources, c.known), sources: c.sources, grants: c.grants,
-		files: c.files, repos: c.repos, rules: c.rules, index: newIndex(c.rules),
+		files: c.files, repos: c.repos, rules: c.rules, index: indexRules(c.rules),
 		madeFor: Known{Issuers: maps.Clone(c.known.Issuers), Grants: maps.Clone(c.known.Grants)},
 	}
 }

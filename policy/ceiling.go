@@ -18,6 +18,10 @@ type ceiling struct {
 	outer  *ceiling  // of the nearest folder above that has one
 	repos  *patterns // nil: as outer has it
 	grants *patterns
+
+	listed bool    // places and among are made
+	places []place // of all repositories that the ceiling lets be named
+	among  index
 }
 
 // patterns are names and globs of names.

@@ -27,6 +27,7 @@ type checker struct {
 	ceilings map[string]*ceiling // by folder
 	broken   bool                // a file could not be read, so what is not found may be in it
 	globs    map[string][]string // grants by glob
+	named    int                 // places of all rules so far
 	rules    []*rule
 }
 

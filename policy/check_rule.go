@@ -13,6 +13,9 @@ import (
 	"github.com/daypass-dev/daypass/policy/strictyaml"
 )
 
+// maxPlaces bounds the repositories that rules are for, over all rules.
+const maxPlaces = 1_000_000
+
 // ruleChecker looks at one rule.
 type ruleChecker struct {
 	*checker
@@ -20,6 +23,7 @@ type ruleChecker struct {
 	rule    *Rule
 	ceiling *ceiling // what bounds the file; nil: nothing does
 	places  []place
+	among   index
 	others  []Condition // conditions that are no pinned ids
 	when    cel.Program
 	deny    []string
@@ -38,15 +42,24 @@ func (c *ruleChecker) check() {
 	c.checkWhen()
 	c.checkAllow()
 	c.checkDeny()
+	c.countPlaces()
 	if len(c.faults) == 0 { // otherwise there will be no book
 		c.rules = append(c.rules, c.compiled())
+	}
+}
+
+// countPlaces bounds what rules for many repositories may take.
+func (c *ruleChecker) countPlaces() {
+	before := c.checker.named
+	if c.checker.named += len(c.places); before <= maxPlaces && c.checker.named > maxPlaces {
+		c.fault(nil, "the rules up to here name repositories more than %d times: give repos fewer and wider entries", maxPlaces)
 	}
 }
 
 func (c *ruleChecker) compiled() *rule {
 	r := &rule{
 		id: c.file.id() + "/" + c.rule.Name, file: c.file, ast: c.rule,
-		places: c.places, others: c.others, when: c.when,
+		places: c.places, among: c.among, others: c.others, when: c.when,
 		deny: c.deny, denies: c.rule.Denies(), reports: c.rule.Reports(),
 	}
 	for _, a := range c.rule.Allow {
@@ -145,11 +158,15 @@ func (c *ruleChecker) everybody() {
 		c.places = []place{{issuer: anyIssuer}}
 		return
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.repos)) {
-		if c.ceiling.repo(name) {
-			c.places = append(c.places, place{repo: name, issuer: c.repos[name].Issuer, pins: c.repos[name].Match})
+	if !c.ceiling.listed { // many rules may mean them
+		for _, name := range slices.Sorted(maps.Keys(c.repos)) {
+			if c.ceiling.repo(name) {
+				c.ceiling.places = append(c.ceiling.places, place{repo: name, issuer: c.repos[name].Issuer, pins: c.repos[name].Match})
+			}
 		}
+		c.ceiling.listed, c.ceiling.among = true, indexPlaces(c.ceiling.places, true)
 	}
+	c.places, c.among = c.ceiling.places, c.ceiling.among
 }
 
 func (c *ruleChecker) checkFor(n *strictyaml.Node) {
@@ -173,6 +190,7 @@ func (c *ruleChecker) checkFor(n *strictyaml.Node) {
 		seen[name] = true
 	}
 	c.others = c.rule.Match
+	c.among = indexPlaces(c.places, c.rule.Denies())
 }
 
 func (c *ruleChecker) checkIssuer(n *strictyaml.Node) {
@@ -217,9 +235,8 @@ func (c *ruleChecker) checkWhen() {
 	var faults strictyaml.Faults
 	faults.Add(n, err)
 	for _, f := range faults {
-		f.Msg = fmt.Sprintf("rule %q: %s", c.rule.Name, f.Msg)
+		c.fault([]any{"when"}, "%s", f.Msg)
 	}
-	c.faults = append(c.faults, faults...)
 	c.when = program
 }
 

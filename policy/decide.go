@@ -65,6 +65,13 @@ func (r *rule) live(at time.Time) bool { return !r.ast.Until.Over(at) }
 // isFor says whether the pinned ids of one of the rule's places match.
 func (r *rule) isFor(id broker.Identity) truth {
 	t := no
+	if r.among != nil {
+		var room [16]int
+		for _, i := range r.among.find(id, room[:0]) {
+			t = max(t, all(r.places[i].pins, id))
+		}
+		return t
+	}
 	for i := range r.places {
 		if p := &r.places[i]; p.issuer == anyIssuer || p.issuer == id.Issuer {
 			t = max(t, all(p.pins, id))

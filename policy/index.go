@@ -60,24 +60,29 @@ func keyOf(claim any) (pinKey, bool) {
 	return pinKey{}, false
 }
 
-// newIndex files each rule under the rarest of its pinned ids: under the
+// filed is one place of a rule, under the number by which the rule is found.
+type filed struct {
+	number int
+	denies bool
+	place  *place
+}
+
+// newIndex files each entry under the rarest of its pinned ids: under the
 // repository's rather than under its owner's.
-func newIndex(rules []*rule) index {
-	rarity := countPins(rules)
+func newIndex(entries []filed) index {
+	rarity := countPins(entries)
 	ix := index{}
-	for i, r := range rules {
-		for _, p := range r.places {
-			at := ix[p.issuer]
-			if at == nil {
-				at = &issuerIndex{pinned: map[string]*claimIndex{}}
-				ix[p.issuer] = at
-			}
-			if len(p.pins) == 0 {
-				at.unpinned = append(at.unpinned, i)
-				continue
-			}
-			at.add(i, r, rarest(p, rarity))
+	for _, e := range entries {
+		at := ix[e.place.issuer]
+		if at == nil {
+			at = &issuerIndex{pinned: map[string]*claimIndex{}}
+			ix[e.place.issuer] = at
 		}
+		if len(e.place.pins) == 0 {
+			at.unpinned = append(at.unpinned, e.number)
+			continue
+		}
+		at.add(e, rarest(e.place, rarity))
 	}
 	for _, at := range ix {
 		for claim := range at.pinned {
@@ -88,20 +93,44 @@ func newIndex(rules []*rule) index {
 	return ix
 }
 
+// indexRules finds rules by their positions.
+func indexRules(rules []*rule) index {
+	var entries []filed
+	for i, r := range rules {
+		for p := range r.places {
+			entries = append(entries, filed{number: i, denies: r.denies, place: &r.places[p]})
+		}
+	}
+	return newIndex(entries)
+}
+
+// fewPlaces are so few that looking at each costs no more than an index.
+const fewPlaces = 16
+
+// indexPlaces finds places of one rule by their positions, where there are many.
+func indexPlaces(places []place, denies bool) index {
+	if len(places) <= fewPlaces {
+		return nil
+	}
+	entries := make([]filed, len(places))
+	for i := range places {
+		entries[i] = filed{number: i, denies: denies, place: &places[i]}
+	}
+	return newIndex(entries)
+}
+
 // pin is one value of one claim at one issuer.
 type pin struct {
 	issuer, claim string
 	value         pinKey
 }
 
-func countPins(rules []*rule) map[pin]int {
+func countPins(entries []filed) map[pin]int {
 	n := map[pin]int{}
-	for _, r := range rules {
-		for _, p := range r.places {
-			for _, c := range p.pins {
-				for i := range c.Any {
-					n[pin{p.issuer, c.Claim, c.Any[i].key()}]++
-				}
+	for _, e := range entries {
+		for _, c := range e.place.pins {
+			for i := range c.Any {
+				n[pin{e.place.issuer, c.Claim, c.Any[i].key()}]++
 			}
 		}
 	}
@@ -109,7 +138,7 @@ func countPins(rules []*rule) map[pin]int {
 }
 
 // rarest is the pin of a place that brings up the fewest rules.
-func rarest(p place, rarity map[pin]int) *Condition {
+func rarest(p *place, rarity map[pin]int) *Condition {
 	crowd := func(c *Condition) int { // the most rules that one of the values brings up
 		most := 0
 		for i := range c.Any {
@@ -128,7 +157,7 @@ func rarest(p place, rarity map[pin]int) *Condition {
 	return best
 }
 
-func (at *issuerIndex) add(i int, r *rule, pin *Condition) {
+func (at *issuerIndex) add(e filed, pin *Condition) {
 	ci := at.pinned[pin.Claim]
 	if ci == nil {
 		ci = &claimIndex{values: map[pinKey][]int{}, other: map[PatternKind][]int{}}
@@ -136,15 +165,15 @@ func (at *issuerIndex) add(i int, r *rule, pin *Condition) {
 	}
 	for v := range pin.Any {
 		k := pin.Any[v].key()
-		ci.values[k] = append(ci.values[k], i)
+		ci.values[k] = append(ci.values[k], e.number)
 	}
-	if !r.denies {
+	if !e.denies {
 		return
 	}
-	ci.deny = append(ci.deny, i)
+	ci.deny = append(ci.deny, e.number)
 	for _, kind := range []PatternKind{ExactText, ExactNum, ExactBool} {
 		if !slices.ContainsFunc(pin.Any, func(p Pattern) bool { return p.Kind == kind }) {
-			ci.other[kind] = append(ci.other[kind], i)
+			ci.other[kind] = append(ci.other[kind], e.number)
 		}
 	}
 }

@@ -299,3 +299,37 @@ func TestALifeIsNeverLongerThanAskedOrAllowed(t *testing.T) {
 		}
 	})
 }
+
+// TestARuleForManyRepositoriesFindsItsOwn: rules with many places have an index
+// of their own.
+func TestARuleForManyRepositoriesFindsItsOwn(t *testing.T) {
+	seen := map[truth]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		text, names := "repos:\n", make([]string, fewPlaces+4)
+		for i := range names {
+			names[i] = fmt.Sprint("r", i)
+			text += fmt.Sprintf("  r%d: {issuer: %s, name: x, match: {owner: %s, repo: %s}}\n", i,
+				rapid.SampledFrom([]string{"hub", "forge"}).Draw(t, "issuer"), someValue(t, "owner"), someValue(t, "repo"))
+		}
+		all := strings.Join(names, ", ")
+		b := bookOf(t, text+"rules:\n  - {name: x, for: ["+all+"], allow: [{grant: a}]}\n  - {name: y, for: ["+all+"], deny: [a]}\n")
+		for range 20 {
+			id := someIdentity(t)
+			for _, r := range b.rules {
+				if r.among == nil {
+					t.Fatalf("%s has no index", r.id)
+				}
+				slow := *r
+				slow.among = nil
+				quick, want := r.isFor(id), slow.isFor(id)
+				if quick == yes != (want == yes) || r.denies && quick != want {
+					t.Fatalf("%s\n%s for %+v: %d, want %d", text, r.id, id, quick, want)
+				}
+				seen[want]++
+			}
+		}
+	})
+	if seen[no] == 0 || seen[undecided] == 0 || seen[yes] == 0 {
+		t.Errorf("seen %v: the test says too little", seen)
+	}
+}

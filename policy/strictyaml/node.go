@@ -118,12 +118,23 @@ func join(field, step string) string {
 
 // Fault returns a fault at n.
 func (n *Node) Fault(format string, args ...any) *Fault {
-	return &Fault{File: n.doc.File, Line: n.Line, Col: n.Col, Field: n.Field(), Msg: fmt.Sprintf(format, args...)}
+	return &Fault{File: n.doc.File, Line: n.Line, Col: n.Col, Field: n.Field(), Msg: message(format, args)}
 }
 
 // KeyFault returns a fault at one key of a mapping.
 func (n *Node) KeyFault(k Key, format string, args ...any) *Fault {
-	return &Fault{File: n.doc.File, Line: k.Line, Col: k.Col, Field: join(n.Field(), k.Name), Msg: fmt.Sprintf(format, args...)}
+	return &Fault{File: n.doc.File, Line: k.Line, Col: k.Col, Field: join(n.Field(), k.Name), Msg: message(format, args)}
+}
+
+// maxMessage bounds what is wrong, since names in it may be as long as a file.
+const maxMessage = 1000
+
+func message(format string, args []any) string {
+	msg := fmt.Sprintf(format, args...)
+	if len(msg) > maxMessage {
+		return strings.ToValidUTF8(msg[:maxMessage], "") + "…"
+	}
+	return msg
 }
 
 // JSON returns n as JSON. Numbers stay as they were written.
