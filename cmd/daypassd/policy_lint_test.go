@@ -6,12 +6,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/broker/audit"
+	"github.com/daypass-dev/daypass/issuers"
+	"github.com/daypass-dev/daypass/policy/lint"
 )
 
 // lintRun runs daypassd policy lint in a folder of files.
@@ -136,6 +139,13 @@ func TestPolicyLintWritesEachFormat(t *testing.T) {
 	}
 }
 
+func TestThePolicyOfTheReadmePassesLint(t *testing.T) {
+	files := map[string]string{"daypass.yaml": snippet(t, "README.md", "config"), "policies/p.yaml": snippet(t, "README.md", "policy")}
+	if out, code := lintRun(t, files, "--config", "daypass.yaml"); code != exitOK {
+		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
 func TestPolicyLintSaysWhatItNeeds(t *testing.T) {
 	for line, want := range map[string]string{
 		"":                     "name a policy folder",
@@ -181,5 +191,31 @@ func TestPolicyLintComparesNamesWithEarlierTokens(t *testing.T) {
 	files["policies/p.yaml"] = strings.Replace(soundPolicy, "name: acme/api", "name: mallory/api", 1)
 	if out, code := lintRun(t, files, "--config", "daypass.yaml", "--journal", journal); code != exitOK {
 		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
+// TestLintKnowsEveryProfileAsTheVerifierDoes keeps what lint knows of providers
+// from becoming another than what tokens are verified by.
+func TestLintKnowsEveryProfileAsTheVerifierDoes(t *testing.T) {
+	profiles, err := issuers.Profiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := lint.Profiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range profiles {
+		l, ok := known[name]
+		if !ok {
+			t.Errorf("policy/lint/providers.yaml has no %s", name)
+			continue
+		}
+		same := func(a, b []string) bool {
+			return len(a) == len(b) && !slices.ContainsFunc(a, func(id string) bool { return !slices.Contains(b, id) })
+		}
+		if l.Shared != p.Shared || !same(l.ImmutableIDs, p.ImmutableIDs) || !same(l.OwnerIDs, p.OwnerIDs) {
+			t.Errorf("%s is %+v to lint, and %v %v %v to the verifier", name, l, p.Shared, p.ImmutableIDs, p.OwnerIDs)
+		}
 	}
 }

@@ -222,6 +222,22 @@ func TestAReadGrantMayBeGivenToPullRequests(t *testing.T) {
 	}
 }
 
+func TestAPullRequestIsKeptOutByWhatItsRefIs(t *testing.T) {
+	for match, want := range map[string]string{
+		`{runner_environment: github-hosted, ref: {not: {glob: "refs/pull/**"}}}`:                            "DP015",
+		`{runner_environment: github-hosted, ref: {not: {glob: "refs/pull/8/*"}}}`:                           "DP014 DP015",
+		`{runner_environment: github-hosted, ref: {glob: "refs/heads/**"}, event_name: push}`:                "DP015",
+		`{runner_environment: github-hosted, ref: {not: refs/heads/main}}`:                                   "DP014 DP015",
+		`{runner_environment: github-hosted, ref: refs/heads/main, event_name: [push, pull_request]}`:        "DP014", // it says so itself
+		`{runner_environment: github-hosted, ref_protected: "true", event_name: [push, workflow_dispatch]}`:  "",
+		`{runner_environment: github-hosted, ref_protected: "false", event_name: [push, workflow_dispatch]}`: "DP015",
+	} {
+		if got := ids(check(t, head+"rules:\n  - {name: r, for: [api], match: "+match+", allow: [{grant: g}]}\n")); got != want {
+			t.Errorf("%s: found %q, not %q", match, got, want)
+		}
+	}
+}
+
 func TestAWaiverSilencesItsOwnIDUntilItsDay(t *testing.T) {
 	rule := func(waive string) string {
 		return head + `rules:

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/daypass-dev/daypass/policy"
@@ -66,6 +67,7 @@ type events struct {
 	Claim    string   `yaml:"claim"`
 	Pull     []string `yaml:"pull"`
 	Borrowed []string `yaml:"borrowed"`
+	PullRef  string   `yaml:"pull_ref"` // such as the ref of a pull request is, where it surely is no branch
 }
 
 type environment struct {
@@ -86,8 +88,11 @@ type weakClaim struct {
 //go:embed providers.yaml
 var providersFile []byte
 
-// readProviders reads what lint knows, by profile name.
-func readProviders() (map[string]*provider, error) {
+// readProviders returns what lint knows, by profile name. Read once, never
+// changed.
+var readProviders = sync.OnceValues(parseProviders)
+
+func parseProviders() (map[string]*provider, error) {
 	all := map[string]*provider{}
 	if err := strictyaml.Decode("providers.yaml", providersFile, &all); err != nil {
 		return nil, fmt.Errorf("policy/lint: %w", err)

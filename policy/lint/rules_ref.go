@@ -149,11 +149,18 @@ func pullRequestWrites(w *way) []hit {
 		if c := w.pullByRef(); c != nil {
 			return []hit{hitAt(c.node, "%s %s and any %s lets a %s have grant %q, which can write", c.claim, listed(c.any), e.Claim, name, grant)}
 		}
-		if !w.gated() {
+		if !w.gated() && !w.refKeepsPullsOut() {
 			return []hit{hitAt(w.at(), "no event, branch, environment or workflow is asked for: a %s gets grant %q, which can write", name, grant)}
 		}
 	}
 	return nil
+}
+
+// refKeepsPullsOut reports whether what is said of the ref, if only what it must
+// not be, excludes the refs of pull requests.
+func (w *way) refKeepsPullsOut() bool {
+	pull := w.provider.Events.PullRef
+	return pull != "" && slices.ContainsFunc(w.provider.Refs, func(r refClaim) bool { return r.Full && !w.admits(r.Claim, pull) })
 }
 
 // pullBySub finds a sub that fits pull requests too.
