@@ -207,7 +207,7 @@ func TestARevocationThatBreaksOffAnywhereIsFinished(t *testing.T) {
 	m := openMinter(t, holding(own.URL("dpadmin", adminPassword, "daypass")))
 	u := mintOn(t, own, m, orderFor(roleGrant, time.Minute))
 	total, err := mysql.RevokeSteps(t.Context(), m, u.lease, 0)
-	if err != nil || total != 6 {
+	if err != nil || total != 7 {
 		t.Fatalf("%d steps, %v", total, err)
 	}
 	for n := range total + 1 {

@@ -68,7 +68,7 @@ func RevokeSteps(ctx context.Context, m broker.Minter, l broker.Lease, n int) (i
 	min := m.(*minter)
 	total := 0
 	err := min.revoking.with(ctx, func(c *conn) error {
-		r := min.revocation(c, l.Handle, l.Grant)
+		r := min.revocation(c, l.Handle, l)
 		r.settled = true
 		if err := r.find(ctx); err != nil {
 			return err

@@ -83,12 +83,21 @@ func (c *conn) create(ctx context.Context, u *newUser) (string, error) {
 	if c.events {
 		u.home = c.home()
 	}
+	own, err := renderAll(u.params.Statements.Create, u.params.values(u.handle, u.note.Lease, u.notAfter))
+	if err != nil {
+		return "", err
+	}
 	// Held until it is known whether the user was made: whoever takes it back
 	// waits for that.
 	return id, c.locked(ctx, u.handle, func() error {
 		for _, statement := range u.statements() {
 			if err := c.exec(ctx, statement); err != nil {
 				return err
+			}
+		}
+		for i, statement := range own {
+			if err := c.exec(ctx, statement); err != nil {
+				return fmt.Errorf("statements: create: number %d: %w", i+1, err)
 			}
 		}
 		return nil

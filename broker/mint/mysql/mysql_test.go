@@ -387,16 +387,16 @@ func TestMariaDBKeepsTheContractOfAMinter(t *testing.T) {
 			grant(`{"roles": ["app_rw"], "require": "none", "auth": "ed25519", "client_host": "127.0.0.%"}`)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			own := startOwn(t, nil)
 			brokertest.TestMinter(t, suite(own, c.url(own), c.grant))
 		})
 	}
 }
 
-// startOwn starts a server that a test has for itself.
-func startOwn(t testing.TB, settings map[string]string) *servers.MariaDB {
+// startOwn starts a server that a test has for itself, and so runs beside others.
+func startOwn(t *testing.T, settings map[string]string) *servers.MariaDB {
 	t.Helper()
+	t.Parallel()
 	all := map[string]string{}
 	for _, m := range []map[string]string{awkward, settings} {
 		for k, v := range m {

@@ -139,3 +139,49 @@ func TestWhatAMigrationCreatesForItsRoleStays(t *testing.T) {
 		t.Errorf("n is %d; %d accounts are left", n, accounts(t, admin, u.name()))
 	}
 }
+
+// Statements run as often as it takes, and also when the server was faster.
+func TestAGrantsOwnStatementsRunWhenItsUserComesAndGoes(t *testing.T) {
+	own := startOwn(t, nil)
+	m, admin := openMinter(t, holding(own.AdminURL("daypass"))), rootOn(t, own)
+	exec(t, admin, "CREATE TABLE app_db.ci (name VARCHAR(32), till DATETIME)")
+	g := grant(`{"grants": {"app_db": ["INSERT"]}, "require": "none", "statements": {
+		"create": ["INSERT INTO {{database}}.ci VALUES ({{name_literal}}, {{expiry}})", "GRANT SELECT ON {{database_pattern}}.* TO {{account}}"],
+		"revoke": ["REVOKE SELECT ON {{database_pattern}}.* FROM {{account}}", "DELETE FROM app_db.ci WHERE name = {{name_literal}}"]}}`)
+	rows := func() int { return ask[int](t, admin, "SELECT COUNT(*) FROM app_db.ci") }
+	u := mintOn(t, own, m, orderFor(g, time.Minute))
+	if till := ask[string](t, u.login(t), "SELECT till FROM app_db.ci WHERE name = '"+u.name()+"'"); till != u.lease.NotAfter.UTC().Format(time.DateTime) {
+		t.Errorf("till %s, want %v", till, u.lease.NotAfter)
+	}
+	for range 2 {
+		revoke(t, m, u)
+		if rows() != 0 || accounts(t, admin, u.name()) != 0 {
+			t.Errorf("%d rows, %d accounts are left", rows(), accounts(t, admin, u.name()))
+		}
+	}
+	fast := mintOn(t, own, m, orderFor(g, 2*time.Second))
+	until(t, 10*time.Second, "the event drops it", func() bool { return accounts(t, admin, fast.name()) == 0 })
+	revoke(t, m, fast)
+	if rows() != 0 {
+		t.Errorf("%d rows are left", rows())
+	}
+	o := orderFor(grant(`{"grants": {"app_db": ["INSERT"]}, "require": "none", "statements": {"create": ["INSERT INTO app_db.nowhere VALUES ('planted')"], "revoke": ["DELETE FROM app_db.nowhere"]}}`), time.Minute)
+	h, err := m.Plan(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Mint(t.Context(), o, h); err == nil || !strings.Contains(err.Error(), "statements: create: number 1") || strings.Contains(err.Error(), "planted") {
+		t.Errorf("mint: %v", err)
+	}
+	l := broker.Lease{Handle: h, Grant: o.Grant}
+	if err := m.Revoke(t.Context(), l); err == nil || !strings.Contains(err.Error(), "run the grant's statements: number 1") {
+		t.Errorf("revoke: %v", err)
+	}
+	if ask[string](t, admin, "SELECT JSON_VALUE(Priv, '$.account_locked') FROM mysql.global_priv WHERE User = ?", string(h)) != "1" {
+		t.Error("a statement that fails keeps a credential alive")
+	}
+	exec(t, admin, "CREATE TABLE app_db.nowhere (n INT)")
+	if err := m.Revoke(t.Context(), l); err != nil || accounts(t, admin, string(h)) != 0 {
+		t.Errorf("revoke: %v", err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -23,6 +24,7 @@ type params struct {
 	Auth            string // how the password is checked; empty: as suits the server
 	OnOwned         string
 	ServerExpiry    string
+	Statements      statements
 	ConnectionLimit int // 0: none
 	Endpoint        endpoint
 }
@@ -72,12 +74,12 @@ func parseParams(raw json.RawMessage) (params, error) {
 	faults := broker.DecodeParams(raw, map[string]any{
 		"roles": &p.Roles, "default_role": &p.DefaultRole, "grants": &p.Grants, "database": &p.Database,
 		"client_host": &p.ClientHost, "require": &require, "auth": &p.Auth, "on_owned": &p.OnOwned,
-		"server_expiry": &p.ServerExpiry, "connection_limit": &limit,
+		"server_expiry": &p.ServerExpiry, "connection_limit": &limit, "statements": &p.Statements,
 		"host": &p.Endpoint.Host, "port": &p.Endpoint.Port, "ssl_mode": &p.Endpoint.SSLMode,
 	})
 	if len(faults) == 0 { // what could not be read would be complained of twice
 		p.RequireTLS = require != "none"
-		faults = slices.Concat(p.checkRoles(), p.checkGrants(), p.checkWords(require), p.checkRest(limit), p.Endpoint.check())
+		faults = slices.Concat(p.checkRoles(), p.checkGrants(), p.checkWords(require), p.checkRest(limit), p.Endpoint.check(), p.checkStatements())
 	}
 	return p, errors.Join(faults...)
 }
@@ -171,6 +173,21 @@ func (p *params) checkRest(limit *int) []error {
 		}
 	}
 	return faults
+}
+
+func (p *params) checkStatements() []error {
+	faults := p.Statements.check()
+	for _, sql := range slices.Concat(p.Statements.Create, p.Statements.Revoke) {
+		if p.Database == "" && strings.Contains(sql, "{{database") {
+			faults = append(faults, errors.New("statements: one of them has a placeholder for the database, and the grant names none"))
+		}
+	}
+	return faults
+}
+
+// values are what the placeholders of its statements stand for.
+func (p params) values(h broker.Handle, lease broker.LeaseID, notAfter time.Time) values {
+	return values{handle: h, host: p.ClientHost, database: p.Database, lease: lease, expiry: notAfter.UTC().Format(time.DateTime)}
 }
 
 // hostSigns are what the host part of an account may be made of.

@@ -20,7 +20,7 @@ var definingPrivileges = []string{"CREATE VIEW", "CREATE ROUTINE", "ALTER ROUTIN
 // definesNothing reports whether what the user was given cannot have left
 // anything behind that names it as its definer.
 func (p params) definesNothing() bool {
-	if len(p.Roles) > 0 || len(p.Grants) == 0 {
+	if len(p.Roles) > 0 || len(p.Grants) == 0 || len(p.Statements.Create) > 0 {
 		return false
 	}
 	for _, privileges := range p.Grants {

@@ -18,10 +18,11 @@ import (
 //  1. find the account; where there is none, wait for a mint under way;
 //  2. lock it, with each of its hosts;
 //  3. end its sessions;
-//  4. take its roles and rights;
-//  5. see to what it is the definer of, and drop it, or leave it locked;
-//  6. drop its event;
-//  7. end sessions that were just coming up, and wait until none is left.
+//  4. run the grant's own statements;
+//  5. take its roles and rights;
+//  6. see to what it is the definer of, and drop it, or leave it locked;
+//  7. drop its event;
+//  8. end sessions that were just coming up, and wait until none is left.
 //
 // An account that is the definer of something stays, unless the grant says
 // on_owned: drop: locked, without rights, and with a row in our schema that says
@@ -42,7 +43,7 @@ func (m *minter) Revoke(ctx context.Context, l broker.Lease) error {
 		if l.ServerID != "" && l.ServerID != id {
 			return fmt.Errorf("the lease is of server %q, this is %q: nothing is done, and \"not found\" here would mean nothing", l.ServerID, id)
 		}
-		r := m.revocation(c, h, l.Grant)
+		r := m.revocation(c, h, l)
 		r.settled = id != ""
 		return r.run(ctx)
 	}))
@@ -53,17 +54,18 @@ type revocation struct {
 	*conn
 	handle     broker.Handle
 	params     params // as far as the lease has them
+	values     values // for the grant's own statements
 	settled    bool   // our schema is there
 	sessionEnd time.Duration
 	hosts      []string // of the account
 }
 
-func (m *minter) revocation(c *conn, h broker.Handle, g broker.Grant) *revocation {
-	p, err := parseParams(g.Params)
+func (m *minter) revocation(c *conn, h broker.Handle, l broker.Lease) *revocation {
+	p, err := parseParams(l.Grant.Params)
 	if err != nil { // an orphan has none
 		p = params{OnOwned: onOwnedKeep}
 	}
-	return &revocation{conn: c, handle: h, params: p, sessionEnd: m.sessionEnd}
+	return &revocation{conn: c, handle: h, params: p, values: p.values(h, l.ID, l.NotAfter), sessionEnd: m.sessionEnd}
 }
 
 // step is one step of a revocation.
@@ -76,6 +78,7 @@ func (r *revocation) steps() []step {
 	return []step{
 		{"disable", r.disable},
 		{"end sessions", r.terminate},
+		{"run the grant's statements", r.ownStatements},
 		{"take rights", r.strip},
 		{"drop", r.drop},
 		{"drop its event", r.dropEvent},
@@ -153,6 +156,22 @@ func (r *revocation) each(ctx context.Context, statement func(name string) strin
 
 // disable ends logins.
 func (r *revocation) disable(ctx context.Context) error { return r.each(ctx, lockStatement) }
+
+// alreadyGone are the errors of taking what is not there, or from whom is not
+// there: the account may have been dropped at its expiry, and an attempt before
+// this one may have got further.
+var alreadyGone = []uint16{1133, 1141, 1147, 1269, codeUserFailed, 1403, 1962}
+
+// ownStatements runs what the grant said when the lease was opened.
+func (r *revocation) ownStatements(ctx context.Context) error {
+	list, err := renderAll(r.params.Statements.Revoke, r.values)
+	for i, statement := range list {
+		if err := r.exec(ctx, statement); err != nil && !isOneOf(err, alreadyGone...) {
+			return fmt.Errorf("number %d: %w", i+1, err)
+		}
+	}
+	return err
+}
 
 // strip takes rights and roles. Somebody else may drop the account under our
 // hands.
