@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/daypass-dev/daypass/broker"
 )
 
 func apiPage(t *testing.T) string {
@@ -59,6 +61,7 @@ func TestTheDocumentationKnowsEveryCodeRouteAndSeries(t *testing.T) {
 	m.Exchanged("github", "issued") // a vector without series is not gathered
 	m.Minted("postgres", "ok", 1)
 	m.Revoked("postgres", "ok")
+	m.Reported("trial/less", broker.EffectDeny)
 	m.served("GET /healthz", 200, 1)
 	families, err := m.registry.Gather()
 	if err != nil {
@@ -74,7 +77,7 @@ func TestTheDocumentationKnowsEveryCodeRouteAndSeries(t *testing.T) {
 			t.Errorf("%s is not mentioned", f.GetName())
 		}
 	}
-	if ours != 9 {
-		t.Errorf("%d series of ours, want 9", ours)
+	if ours != 11 {
+		t.Errorf("%d series of ours, want 11", ours)
 	}
 }
