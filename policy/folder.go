@@ -137,6 +137,15 @@ func (f *Folder) Book(known Known) (*Book, error) {
 	return book, err
 }
 
+// With returns the folder as it would be if a file in it, by its path, had this
+// text. The folder itself stays as it is.
+func (f *Folder) With(file string, text []byte) *Folder {
+	other := *f
+	other.files = f.Files()
+	other.files[file] = text
+	return &other
+}
+
 func read(fsys fs.FS) *Folder {
 	r := reading{fsys: fsys, Folder: &Folder{files: map[string][]byte{}, cases: map[string][]byte{}}}
 	r.read(".", nil)
