@@ -15,6 +15,7 @@ func policyCommand(p process) *cobra.Command {
 		policyLintCommand(p),
 		policyTestCommand(p),
 		policyExplainCommand(p),
+		policyFromSubCommand(p),
 		policySchemaCommand(p),
 	)
 	return cmd
