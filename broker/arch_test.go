@@ -95,6 +95,8 @@ var dependencies = []dependency{
 		why: "the two that read YAML read it strictly, and tests read what we publish"},
 	{module: "github.com/spf13/cobra", in: []string{"cmd/..."},
 		why: "flags are for commands"},
+	{module: "github.com/fsnotify/fsnotify", in: []string{"cmd/daypassd"},
+		why: "a changed policy takes effect at once; what is read does not depend on it"},
 	{module: "github.com/mattn/go-isatty", in: []string{"cmd/daypass/..."},
 		why: "secrets are not printed onto a screen unasked"},
 	{module: "github.com/gofrs/flock", in: []string{"broker/audit", "broker/signing"},

@@ -227,7 +227,7 @@ func TestOneTokenIDOfTwoIssuersIsTwoTokens(t *testing.T) {
 rules:
   - name: lab
     issuer: gitlab
-    match: {project_id: "77", namespace_id: "78"}
+    match: {project_id: "77", namespace_id: "78", ref_path: refs/heads/main, ref_protected: "true"}
     allow: [{grant: orders-db}]
 `)
 	hangup(t, b)

@@ -119,26 +119,50 @@ func check(ctx context.Context, config string, p process, connect bool) findings
 		return f
 	}
 	set, issuersErr := openIssuers(c, "", quiet)
+	g, gatesErr := newGates(time.Now)
+	issuersErr = errors.Join(issuersErr, gatesErr)
+	if issuersErr == nil {
+		g.issuers = set.Issuers()
+	}
+	var targetsErr error
 	if err == nil {
 		f.add("issuers", issuersErr)
+		g.targets, targetsErr = openTargets(c, p, noSigner{})
 	}
-	if issuersErr == nil && isFolder(c.Policies) { // else the configuration's fault says so
-		_, policyErr := loadPolicy(c, set)
-		f.add("policies "+c.Policies, policyErr)
-	}
+	c = f.addPolicy(c, g, targetsErr)
 	if err != nil || issuersErr != nil {
 		return f
 	}
 	f.add("data_dir "+c.DataDir, writable(c.DataDir))
-	targets, err := openTargets(c, p, noSigner{})
-	f.add("targets", err)
+	f.add("targets", targetsErr)
 	if !connect {
 		return f
 	}
 	f.addIssuers(ctx, set)
 	f.addState(ctx, c, p)
-	f.addTargets(ctx, c, targets)
+	f.addTargets(ctx, c, g.targets)
 	return f
+}
+
+// addPolicy sends grants and policies through the gates of a reload, as far as
+// what they refer to is sound. It returns the configuration with all grants.
+func (f *findings) addPolicy(c *Config, g gates, targetsErr error) *Config {
+	if targetsErr != nil {
+		g.targets = nil
+	}
+	m := gather(c)
+	_, verdicts := g.pass(m)
+	for _, v := range verdicts {
+		part := v.gate
+		switch {
+		case part == "policies":
+			part += " " + c.Policies
+		case part == "grants" && c.Grants.Folder != "":
+			part += " " + c.Grants.Folder
+		}
+		f.add(part, v.err)
+	}
+	return m.config
 }
 
 // checkWithin bounds the check of one part that may not answer.

@@ -4,12 +4,9 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -102,8 +99,8 @@ type LimitsConfig struct {
 // GrantsConfig is a map of grants, or a folder of files that hold one under
 // the key grants.
 type GrantsConfig struct {
-	Folder string
-	Named  map[string]Grant
+	Folder string           // empty where they stand in the configuration
+	Named  map[string]Grant // of a folder once [material] has parsed them
 }
 
 // DecodeYAML reads either form.
@@ -145,27 +142,31 @@ func (s *StateConfig) DecodeYAML(n *strictyaml.Node) error {
 	return n.Decode(&s.Redis)
 }
 
-// loadConfig reads, completes and checks a configuration. All faults are
-// reported at once, in the order of the file.
+// loadConfig reads, completes and checks a configuration; what stands in folders
+// that it names is read by [gather]. All faults are reported at once, in the
+// order of the file.
 func loadConfig(path string) (*Config, error) {
-	data, err := os.ReadFile(path)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
+	return parseConfig(path, text)
+}
+
+func parseConfig(path string, text []byte) (*Config, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	c := &Config{dir: filepath.Dir(abs)}
 	var faults strictyaml.Faults
-	if err := strictyaml.Decode(path, data, c); err != nil {
+	if err := strictyaml.Decode(path, text, c); err != nil {
 		if c.Node == nil { // it is not YAML at all
 			return nil, err
 		}
 		faults.Add(c.Node, err)
 	}
 	c.complete()
-	c.loadGrants(&faults)
 	c.check(&faults)
 	return c, faults.Err()
 }
@@ -178,6 +179,7 @@ func (c *Config) complete() {
 	c.DataDir = c.path(cmp.Or(c.DataDir, "data"))
 	c.Keys = c.path(cmp.Or(c.Keys, filepath.Join(c.DataDir, "keys")))
 	c.Policies = c.path(cmp.Or(c.Policies, "policies"))
+	c.Grants.Folder = c.path(c.Grants.Folder)
 	if c.Broker == "" {
 		if host, err := os.Hostname(); err == nil {
 			c.Broker = strings.ToLower(host)
@@ -244,40 +246,6 @@ func (c *Config) path(p string) string {
 		return p
 	}
 	return filepath.Join(c.dir, p)
-}
-
-// loadGrants reads the folder form of grants into the map form.
-func (c *Config) loadGrants(faults *strictyaml.Faults) {
-	if c.Grants.Folder == "" {
-		return
-	}
-	at := c.Node.At("grants")
-	c.Grants.Named = map[string]Grant{}
-	err := filepath.WalkDir(c.path(c.Grants.Folder), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(path)) {
-			return err
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		var file struct {
-			Grants map[string]Grant `yaml:"grants,required"`
-		}
-		faults.Add(at, strictyaml.Decode(path, data, &file))
-		for _, name := range slices.Sorted(maps.Keys(file.Grants)) {
-			if first, twice := c.Grants.Named[name]; twice {
-				faults.Add(at, file.Grants[name].Node.Fault("a grant of this name stands in %s:%d already; give one of them another name",
-					first.Node.File(), first.Node.Line))
-				continue
-			}
-			c.Grants.Named[name] = file.Grants[name]
-		}
-		return nil
-	})
-	if err != nil {
-		faults.Add(at, fmt.Errorf("the folder cannot be read: %w", err))
-	}
 }
 
 // maxTTL bounds max_ttl: what is to live longer than a day is not a CI

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -28,17 +27,19 @@ const adminTokenFile = "admin.token"
 
 // daemon is everything that serve runs, wired.
 type daemon struct {
-	config  *Config
-	log     *slog.Logger
-	metrics *api.Metrics
-	journal *audit.Journal
-	ring    *signing.Ring
-	issuers *issuers.Set
-	policy  *policy.Current
-	state   *state
-	targets map[string]broker.Minter
-	broker  *broker.Broker
-	public  http.Handler
+	config   *Config
+	log      *slog.Logger
+	metrics  *api.Metrics
+	journal  *audit.Journal
+	ring     *signing.Ring
+	issuers  *issuers.Set
+	policy   *policy.Current
+	reloader *reloader
+	hangup   <-chan os.Signal
+	state    *state
+	targets  map[string]broker.Minter
+	broker   *broker.Broker
+	public   http.Handler
 
 	publicServer, adminServer *api.Server
 }
@@ -132,27 +133,7 @@ func openTargets(c *Config, p process, signer broker.Signer) (map[string]broker.
 		}
 		open(name, kinds[c.Targets[name].Kind], admin)
 	}
-	if len(faults) == 0 {
-		faults = planEach(c, targets)
-	}
 	return targets, errors.Join(faults...)
-}
-
-// planEach plans one credential of each grant, which is pure, so that a grant
-// that could never be made is found now and not by a job.
-func planEach(c *Config, targets map[string]broker.Minter) []error {
-	var faults []error
-	for _, name := range slices.Sorted(maps.Keys(c.Grants.Named)) {
-		g := c.brokerGrant(name, c.Grants.Named[name])
-		_, err := targets[g.Target].Plan(broker.Order{
-			Lease: "dpl_aaaaaaaaaaaaaaaaaaaaaaaaaa", Grant: g, NotAfter: time.Now().Add(g.MaxTTL),
-			For: broker.Identity{Issuer: "github", Job: broker.Job{Repository: "acme/app", RepositoryID: "5678"}},
-		})
-		if err != nil {
-			faults = append(faults, c.Grants.Named[name].Node.Fault("%s", err))
-		}
-	}
-	return faults
 }
 
 // openSecret makes the source of a reference; it reads nothing yet.
@@ -164,70 +145,22 @@ func openSecret(ref string, p process) (broker.SecretSource, error) {
 	return secretref.Open(parsed, secretref.Config{LookupEnv: p.env})
 }
 
+// openPolicy puts a policy in force, be it the last good one.
 func (d *daemon) openPolicy(ctx context.Context, _ process) error {
-	book, err := loadPolicy(d.config, d.issuers)
-	if err != nil {
-		return err
-	}
 	d.policy = &policy.Current{}
-	d.policy.Swap(book)
-	return d.adopted(ctx, book)
-}
-
-// adopted keeps a policy version beside the journal, and journals it.
-func (d *daemon) adopted(ctx context.Context, book *policy.Book) error {
-	if err := audit.StoreVersion(filepath.Join(d.config.DataDir, "versions"), strings.TrimPrefix(book.Version(), "sha256:"), book.Sources()); err != nil {
-		return fmt.Errorf("keep policy version: %w", err)
-	}
-	if err := d.journal.Append(ctx, broker.Record{Event: broker.EventPolicy, At: time.Now(), Policy: book.Version()}); err != nil {
-		return fmt.Errorf("journal policy version: %w", err)
-	}
-	d.log.Info("policy loaded", "version", book.Version(), "folder", d.config.Policies)
-	for _, file := range unreviewed(book, time.Now()) {
-		d.log.Warn("policy file is past its review_by; its owner should look at it again", "file", file.File, "owner", file.Owner, "review_by", file.ReviewBy.String())
-	}
-	return nil
-}
-
-// unreviewed are the files whose review_by has passed, each by its first rule.
-func unreviewed(book *policy.Book, now time.Time) []policy.RuleInfo {
-	var files []policy.RuleInfo
-	for r := range book.Rules() {
-		if r.ReviewBy.Over(now) && !slices.ContainsFunc(files, func(f policy.RuleInfo) bool { return f.File == r.File }) {
-			files = append(files, r)
-		}
-	}
-	return files
-}
-
-// reload reads grants and policy again. They take effect together, under one
-// version, or the old ones stay.
-func (d *daemon) reload(ctx context.Context) error {
-	fresh, err := loadConfig(d.config.Node.File())
+	g, err := newGates(time.Now)
 	if err != nil {
 		return err
 	}
-	for name, g := range fresh.Grants.Named {
-		if _, ok := d.targets[g.brokerTarget()]; !ok {
-			return fmt.Errorf("grant %s: target %s is new; restart to open it", name, g.brokerTarget())
-		}
+	g.issuers, g.targets = d.issuers.Issuers(), d.targets
+	d.reloader = &reloader{
+		gates:  g,
+		config: d.config, fixed: !isRegular(d.config.Node.File()), current: d.policy,
+		keep:    archive{dataDir: d.config.DataDir, journal: d.journal, now: time.Now},
+		metrics: d.metrics, log: d.log, each: lookEach, settle: settleFor, watcher: newWatch,
 	}
-	if keys := d.config.needsRestart(fresh); len(keys) > 0 {
-		d.log.Warn("only grants and policies are read again; restart for what else has changed", "keys", keys)
-	}
-	book, err := loadPolicy(fresh, d.issuers)
-	if err != nil {
-		return err
-	}
-	if book.Version() == d.policy.Version() {
-		d.log.Info("policy unchanged", "version", book.Version())
-		return nil
-	}
-	if err := d.adopted(ctx, book); err != nil {
-		return err
-	}
-	d.policy.Swap(book)
-	return nil
+	d.metrics.WatchPolicy(d.reloader.measured)
+	return d.reloader.start(ctx)
 }
 
 func (d *daemon) openBroker(context.Context, process) error {
@@ -278,6 +211,7 @@ func (d *daemon) ready() []api.Check {
 		{Name: "journal", Func: func(context.Context) error { return d.journal.Healthy() }},
 		{Name: "issuers", Func: d.issuers.Ready},
 		{Name: "keys", Func: func(context.Context) error { return d.ring.Healthy() }, Degrades: true},
+		{Name: "policy", Func: d.reloader.ready, Degrades: true},
 	}, d.state.ready...)
 	for _, name := range slices.Sorted(maps.Keys(d.issuers.Issuers())) {
 		checks = append(checks, api.Check{Name: "issuer " + name, Degrades: true, Func: func(context.Context) error { return d.issuerFault(name) }})

@@ -6,7 +6,6 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -28,28 +27,8 @@ func snippet(t *testing.T, file, name string) string {
 }
 
 func TestTheReadmesPolicyLoadsUnderItsConfiguration(t *testing.T) {
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"daypass.yaml": snippet(t, "README.md", "config"), "policies/shop.yaml": snippet(t, "README.md", "policy"),
-	} {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c, err := loadConfig(filepath.Join(dir, "daypass.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, err := openIssuers(c, "", slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := loadPolicy(c, set); err != nil {
-		t.Fatal(err)
+	if out, code := inProcess(t, nil, "check", "--config", readmeFolder(t)); code != exitOK {
+		t.Errorf("exit %d: %s", code, out)
 	}
 }
 

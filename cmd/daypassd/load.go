@@ -11,7 +11,6 @@ import (
 
 	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/issuers"
-	"github.com/daypass-dev/daypass/policy"
 )
 
 // openIssuers makes the verifier of a configuration. cacheDir is where last
@@ -42,19 +41,6 @@ func (c *Config) brokerGrant(name string, g Grant) broker.Grant {
 		Name: name, Kind: kind, Target: g.brokerTarget(), MaxTTL: g.MaxTTL, MaxLive: g.MaxLive,
 		Access: cmp.Or(broker.Access(g.Access), broker.Write), Labels: g.Labels, Params: g.Params, OnReuse: broker.OnReuse(g.OnReuse),
 	}
-}
-
-// loadPolicy reads the policies of a configuration against its own issuers and
-// grants.
-func loadPolicy(c *Config, set *issuers.Set) (*policy.Book, error) {
-	known := policy.Known{Issuers: map[string]policy.Issuer{}, Grants: map[string]broker.Grant{}}
-	for name, i := range set.Issuers() {
-		known.Issuers[name] = policy.Issuer{Shared: i.Shared, ImmutableIDs: i.ImmutableIDs, OwnerIDs: i.OwnerIDs}
-	}
-	for name, g := range c.Grants.Named {
-		known.Grants[name] = c.brokerGrant(name, g)
-	}
-	return policy.LoadDir(c.Policies, known)
 }
 
 // unknownTargets names the leases whose target is not configured any more:

@@ -110,7 +110,11 @@ func lintFolder(folder *policy.Folder, known policy.Known, config lint.Config) (
 // issuers are called as profiles, those included that lint alone knows.
 func (s *policySource) lintConfig(now time.Time) (lint.Config, error) {
 	if s.config != nil {
-		return s.config.lintConfig(s.set, now)
+		profiles, err := issuers.Profiles()
+		if err != nil {
+			return lint.Config{}, err
+		}
+		return s.config.lintConfig(s.set.Issuers(), profiles, now), nil
 	}
 	more, err := lint.Profiles()
 	if err != nil {
@@ -126,13 +130,9 @@ func (s *policySource) lintConfig(now time.Time) (lint.Config, error) {
 }
 
 // lintConfig is what lint looks at beside the policies of a configuration.
-func (c *Config) lintConfig(set *issuers.Set, now time.Time) (lint.Config, error) {
-	profiles, err := issuers.Profiles()
-	if err != nil {
-		return lint.Config{}, err
-	}
+func (c *Config) lintConfig(set map[string]issuers.Info, profiles map[string]issuers.Profile, now time.Time) lint.Config {
 	l := lint.Config{Issuers: map[string]lint.Issuer{}, Grants: map[string]lint.Grant{}, Now: now}
-	for name, i := range set.Issuers() {
+	for name, i := range set {
 		mine := c.Issuers[name]
 		l.Issuers[name] = lint.Issuer{
 			Profile: i.Profile, URL: i.URL,
@@ -145,7 +145,7 @@ func (c *Config) lintConfig(set *issuers.Set, now time.Time) (lint.Config, error
 	for name, g := range c.Grants.Named {
 		l.Grants[name] = lint.Grant{Access: c.brokerGrant(name, g).Access, Labels: g.Labels, Node: g.Node}
 	}
-	return l, nil
+	return l
 }
 
 // earlierTokens reads from a journal which names went with which ids: of each

@@ -50,7 +50,10 @@ func (s *policySource) readKnown(config string) error {
 		return err
 	}
 	var err error
-	if s.config, err = loadConfig(config); err != nil {
+	if s.config, err = loadConfig(config); err == nil {
+		s.config, err = s.config.withGrants()
+	}
+	if err != nil {
 		return configError(err)
 	}
 	if s.set, err = openIssuers(s.config, "", slog.New(slog.DiscardHandler)); err != nil {

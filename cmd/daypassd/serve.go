@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -23,9 +22,11 @@ func serveCommand(p process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the broker",
-		Long: `Run the broker until SIGTERM or Ctrl-C, which let requests under way end. SIGHUP
-reads grants and policies again; a fault keeps the old ones and says so in the log,
-and so does a change elsewhere in the configuration, which needs a restart.`,
+		Long: `Run the broker until SIGTERM or Ctrl-C, which let requests under way end. Grants and
+policies are read again when their files change, and at SIGHUP; a fault keeps the
+old ones and says so in the log, in /readyz and in the metrics. A change elsewhere
+in the configuration needs a restart. Where they have faults at the start, the
+version that was loaded last decides.`,
 		Example: `  daypassd serve --config daypass.yaml`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,10 +67,14 @@ func configError(err error) error {
 
 // serve runs a broker until ctx ends. Whatever it starts it waits for.
 func serve(ctx context.Context, c *Config, p process, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1) // from the first moment: unheard, it would end the process
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	d, err := assemble(ctx, c, p, log)
 	if err != nil {
 		return err
 	}
+	d.hangup = hangup
 	return errors.Join(d.serve(ctx), d.close(ctx))
 }
 
@@ -105,7 +110,7 @@ func (d *daemon) run(ctx context.Context, public, admin net.Listener) error {
 	back.Go(func() error { d.state.run(background); return nil })
 	back.Go(func() error { return d.issuers.Run(background) })
 	back.Go(func() error { return d.ring.Run(background) })
-	back.Go(func() error { return d.reloadOnHangup(background) })
+	back.Go(func() error { return d.reloader.run(background, d.hangup) })
 
 	front, ctx := errgroup.WithContext(ctx)
 	front.Go(func() error { return d.publicServer.Serve(ctx, public) })
@@ -114,23 +119,4 @@ func (d *daemon) run(ctx context.Context, public, admin net.Listener) error {
 	d.log.Info("stopping")
 	stop()
 	return errors.Join(err, back.Wait())
-}
-
-// reloadOnHangup reads grants and policies again at each SIGHUP.
-func (d *daemon) reloadOnHangup(ctx context.Context) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-hangup:
-		}
-		once, done := context.WithTimeout(ctx, time.Minute)
-		if err := d.reload(once); err != nil {
-			d.log.Error("reload failed; the policy that was loaded stays", "version", d.policy.Version(), "err", err.Error())
-		}
-		done()
-	}
 }

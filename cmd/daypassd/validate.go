@@ -46,7 +46,9 @@ func (c *Config) check(all *strictyaml.Faults) {
 	c.checkState(f)
 	c.checkIssuers(f)
 	c.checkTargets(f)
-	c.checkGrants(f)
+	if c.Grants.Folder == "" {
+		c.checkGrants(f)
+	}
 }
 
 // at is where a top-level key stands, or the file where it is missing.
@@ -71,9 +73,6 @@ func (c *Config) checkSelf(f faults) {
 		"%q is not a name of lower-case letters, digits, dots and dashes", c.Broker)
 	f.addIf(c.at("limits", "exchanges_per_minute"), c.Limits.ExchangesPerMinute < 0, "is negative; 0 means no limit")
 	f.addIf(c.at("limits", "live_leases"), c.Limits.LiveLeases < 0, "is negative; 0 means no limit")
-	if !isFolder(c.Policies) {
-		f.add(c.at("policies"), "%s is not a folder that can be read; make it and put a policy file there", c.Policies)
-	}
 	f.addIf(c.at("keys"), strings.HasPrefix(filepath.Base(c.Keys), "env:") || strings.HasPrefix(filepath.Base(c.Keys), "file:"),
 		"is a secret reference; this version keeps the key ring in a folder")
 }
@@ -134,14 +133,14 @@ func isLoopbackHost(host string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-func isFolder(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
-}
-
 func isFile(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && !info.IsDir()
+}
+
+func isRegular(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 func (c *Config) checkState(f faults) {
