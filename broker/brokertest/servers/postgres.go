@@ -30,6 +30,9 @@ type PostgresConfig struct {
 	// Settings are lines of the server's configuration, such as
 	// "log_statement": "all". They win over ours.
 	Settings map[string]string
+	// Cert and Key, in PEM, turn TLS on. Whoever connects without it is let
+	// in, too.
+	Cert, Key []byte
 }
 
 // Postgres is a running PostgreSQL with one superuser, "postgres". It listens
@@ -44,6 +47,7 @@ type Postgres struct {
 	settings map[string]string
 	port     int
 	password string
+	tls      bool
 	process  *Process
 }
 
@@ -62,6 +66,9 @@ func StartPostgres(ctx context.Context, c PostgresConfig) (*Postgres, error) {
 	}
 	if p.port, err = FreePort(); err == nil {
 		if err = p.init(ctx); err == nil {
+			err = p.useTLS(c)
+		}
+		if err == nil {
 			err = p.Start(ctx)
 		}
 	}
@@ -69,6 +76,59 @@ func StartPostgres(ctx context.Context, c PostgresConfig) (*Postgres, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+// StartStandby copies a running server and starts the copy as its replica,
+// which follows it by streaming. [Postgres.PromoteNow] makes it a primary.
+func (p *Postgres) StartStandby(ctx context.Context) (*Postgres, error) {
+	dir, err := PrivateDir("daypass-pg-standby-", p.account)
+	if err != nil {
+		return nil, err
+	}
+	s := &Postgres{bin: p.bin, account: p.account, dir: dir, ours: true, settings: p.settings, password: p.password}
+	if s.port, err = FreePort(); err == nil {
+		_, err = Run(ctx, Command{
+			Name: "pg_basebackup", Path: p.Bin("pg_basebackup"), Dir: dir, User: p.account, Env: []string{"PGPASSWORD=" + p.password},
+			Args: []string{"-D", s.data(), "-h", p.Host(), "-p", strconv.Itoa(p.port), "-U", "postgres", "-X", "stream", "-c", "fast", "--no-sync", "-R"},
+		})
+	}
+	if err == nil {
+		err = s.Start(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// PromoteNow makes a standby the primary, without a restart.
+func (p *Postgres) PromoteNow(ctx context.Context) error {
+	_, err := Run(ctx, Command{Name: "pg_ctl", Path: p.Bin("pg_ctl"), Dir: p.dir, User: p.account, Args: []string{"promote", "-w", "-D", p.data()}})
+	return err
+}
+
+// useTLS writes the certificate where the server may read it.
+func (p *Postgres) useTLS(c PostgresConfig) error {
+	if len(c.Cert) == 0 {
+		return nil
+	}
+	owner, err := accountOf(p.account)
+	if err != nil {
+		return err
+	}
+	for name, pem := range map[string][]byte{"server.crt": c.Cert, "server.key": c.Key} {
+		path := filepath.Join(p.dir, name)
+		if err := os.WriteFile(path, pem, 0o600); err != nil {
+			return fmt.Errorf("prepare TLS for PostgreSQL: %w", err)
+		}
+		if owner != nil {
+			if err := os.Chown(path, int(owner.uid), int(owner.gid)); err != nil {
+				return fmt.Errorf("prepare TLS for PostgreSQL: %w", err)
+			}
+		}
+	}
+	p.tls = true
+	return nil
 }
 
 // postgresBinaries finds the server's folder: in PATH, or where Debian puts
@@ -206,6 +266,9 @@ func (p *Postgres) args() []string {
 	}
 	if len(p.dir) > 80 {
 		settings["unix_socket_directories"] = "" // a socket's path has about 100 bytes
+	}
+	if p.tls {
+		settings["ssl"], settings["ssl_cert_file"], settings["ssl_key_file"] = "on", filepath.Join(p.dir, "server.crt"), filepath.Join(p.dir, "server.key")
 	}
 	for k, v := range p.settings {
 		settings[k] = v

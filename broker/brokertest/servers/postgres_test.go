@@ -80,3 +80,23 @@ func TestPostgresInAFolderOfOnesOwnIsUsedAgain(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+func TestAStandbyFollowsUntilItIsPromoted(t *testing.T) {
+	p := startPostgres(t, servers.PostgresConfig{})
+	psql(t, p, p.AdminURL("postgres"), "CREATE TABLE followed (n int)")
+	s, err := p.StartStandby(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if got := psql(t, s, s.AdminURL("postgres"), "SELECT pg_is_in_recovery(), count(*) FROM followed"); got != "t|0" {
+		t.Errorf("the standby says %s", got)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PromoteNow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	psql(t, s, s.AdminURL("postgres"), "INSERT INTO followed VALUES (1)")
+}

@@ -22,13 +22,20 @@ var adminKeys = []string{
 
 // sessionSettings hold for all our connections. With search_path as it is,
 // nobody who can create a function in the admin's database can have us call
-// it; the time-outs keep a stuck statement from holding up the next.
+// it; the time-outs keep a stuck statement from holding up the next. What we
+// ask is about one role or a few, among thousands: the way there is always by
+// an index, whatever the server's statistics of its own tables say, which are
+// seldom fresh.
 var sessionSettings = map[string]string{
 	"application_name":                    "daypass",
 	"client_encoding":                     "UTF8",
 	"search_path":                         "pg_catalog",
 	"datestyle":                           "ISO",
 	"timezone":                            "UTC",
+	"plan_cache_mode":                     "force_generic_plan",
+	"enable_seqscan":                      "off",
+	"enable_hashjoin":                     "off",
+	"enable_mergejoin":                    "off",
 	"statement_timeout":                   "15s",
 	"lock_timeout":                        "2s",
 	"idle_in_transaction_session_timeout": "30s",

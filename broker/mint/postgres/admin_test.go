@@ -222,39 +222,6 @@ func TestTheAdminDoesNotCallFunctionsOfTenants(t *testing.T) {
 	}
 }
 
-func BenchmarkMintAndRevoke(b *testing.B) {
-	for name, grant := range map[string]broker.Grant{
-		"1 iteration": grant(`{"roles": ["app_owner"], "scram_iterations": 1}`), "4096 iterations": grant(`{"roles": ["app_owner"]}`),
-	} {
-		b.Run(name, func(b *testing.B) {
-			m, err := postgres.Kind().Open(config(holding(server.AdminURL("app"))))
-			if err != nil {
-				b.Fatal(err)
-			}
-			var mu sync.Mutex
-			b.SetParallelism(16) // 32 on two cores
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					mu.Lock()
-					o := orderFor(grant, time.Minute)
-					mu.Unlock()
-					h, err := m.Plan(o)
-					if err != nil {
-						b.Error(err)
-						return
-					}
-					if _, err := m.Mint(b.Context(), o, h); err != nil {
-						b.Error(err)
-					}
-					if err := m.Revoke(b.Context(), broker.Lease{Handle: h}); err != nil {
-						b.Error(err)
-					}
-				}
-			})
-		})
-	}
-}
-
 // A mint whose caller has given up may still be under way in the server.
 func TestRevokingWaitsForAMintThatIsStillUnderWay(t *testing.T) {
 	m, blocker := superMinter(t), adminConn(t)

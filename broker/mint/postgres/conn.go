@@ -22,6 +22,8 @@ type conn struct {
 	super    bool
 	signals  bool // the admin may end anybody's sessions
 
+	prepared map[string]bool // statements that the server has ready
+
 	replica  bool      // as of the last probe
 	answered time.Time // when it last did
 }
@@ -42,7 +44,7 @@ func dial(ctx context.Context, url broker.Secret, database string) (*conn, error
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", scrub(err))
 	}
-	c := &conn{pg: pg, from: url, endpoint: endpoint, database: config.Database}
+	c := &conn{pg: pg, from: url, endpoint: endpoint, database: config.Database, prepared: map[string]bool{}}
 	if err := errors.Join(c.identify(ctx), c.probe(ctx, connectWithin)); err != nil {
 		c.close()
 		return nil, fmt.Errorf("connect: %w", err)
@@ -125,6 +127,19 @@ func (c *conn) execOne(ctx context.Context, sql string) error {
 	return scrub(err)
 }
 
+// prepare has the server plan a statement once for many uses. What is prepared
+// on a connection ends with it.
+func (c *conn) prepare(ctx context.Context, name, sql string) error {
+	if c.prepared[name] {
+		return nil
+	}
+	if _, err := c.pg.PgConn().Prepare(ctx, name, sql, nil); err != nil {
+		return scrub(err)
+	}
+	c.prepared[name] = true
+	return nil
+}
+
 // row reads one row into dest.
 func (c *conn) row(ctx context.Context, dest []any, sql string, args ...any) error {
 	return scrub(c.pg.QueryRow(ctx, sql, args...).Scan(dest...))
@@ -140,19 +155,15 @@ func rows[T any](ctx context.Context, c *conn, sql string, args ...any) ([]T, er
 	return list, scrub(err)
 }
 
-// inTx commits a transaction that do begins, or rolls it back, and does it
-// again where a neighbour got in its way. A connection that is lost over the
-// commit is an [unknownError].
+// inTx commits a transaction that do begins, unless do has done so itself, or
+// rolls it back, and does it again where a neighbour got in its way.
 func (c *conn) inTx(ctx context.Context, do func() error) error {
 	return retry(ctx, func() error {
 		err := do()
-		if err == nil {
-			if err = c.exec(ctx, "COMMIT"); lost(err) {
-				return &unknownError{err}
-			}
-			return err
+		if err == nil && c.pg.PgConn().TxStatus() != 'I' {
+			err = c.exec(ctx, "COMMIT")
 		}
-		if c.pg.IsClosed() || c.pg.PgConn().TxStatus() == 'I' {
+		if err == nil || c.pg.IsClosed() || c.pg.PgConn().TxStatus() == 'I' {
 			return err
 		}
 		return errors.Join(err, c.exec(ctx, "ROLLBACK"))

@@ -59,15 +59,6 @@ type lostError struct {
 
 func (e *lostError) Error() string { return e.why }
 
-// unknownError is a commit whose outcome nobody told us. What was to be
-// committed may have been, so it is not done a second time.
-type unknownError struct{ err error }
-
-func (e *unknownError) Error() string {
-	return "whether it was committed is not known: " + e.err.Error()
-}
-func (e *unknownError) Unwrap() error { return e.err }
-
 // scrub turns any of the driver's errors into one that can be logged. What it
 // does not know it does not repeat.
 func scrub(err error) error {
@@ -160,9 +151,6 @@ func fleeting(err error) bool {
 // lost reports whether something broke off because of its connection, and so
 // may be tried with another.
 func lost(err error) bool {
-	if _, unknown := errors.AsType[*unknownError](err); unknown {
-		return false
-	}
 	_, isLost := errors.AsType[*lostError](err)
 	return isLost || unfit(err) || strings.HasPrefix(codeOf(err), "57P") || strings.HasPrefix(codeOf(err), "08")
 }
@@ -182,7 +170,6 @@ func exhausted(err error) bool {
 
 // fatal reports whether a connection is of no more use after err.
 func fatal(err error) bool {
-	_, unknown := errors.AsType[*unknownError](err)
-	return err != nil && (unknown || lost(err) || codeOf(err) == "" &&
+	return err != nil && (lost(err) || codeOf(err) == "" &&
 		(errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)))
 }

@@ -1,7 +1,9 @@
 package postgres
 
 import (
+	"crypto/rand"
 	"strconv"
+	"strings"
 
 	"github.com/daypass-dev/daypass/broker"
 )
@@ -11,6 +13,24 @@ var (
 	QuoteName = quoteName
 	QuoteText = quoteText
 )
+
+// Statements are what one mint has the server do, with a password of its own.
+func Statements(o broker.Order, h broker.Handle) (string, error) {
+	p, err := parseParams(o.Grant.Params, defaultIterations)
+	if err != nil {
+		return "", err
+	}
+	password, err := newPassword(rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	v, err := newVerifier(rand.Reader, password, p.ScramIterations)
+	if err != nil {
+		return "", err
+	}
+	u := newUser{handle: h, verifier: v, notAfter: o.NotAfter, params: p, note: newNote(o)}
+	return strings.Join(u.statements(), ";\n"), nil
+}
 
 // LockKeyText is a handle's advisory lock, for a statement.
 func LockKeyText(h broker.Handle) string { return strconv.FormatInt(lockKey(h), 10) }

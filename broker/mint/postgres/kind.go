@@ -28,8 +28,9 @@ func checkGrant(g broker.Grant) error {
 // are kept for taking back, which minting cannot use up. There is one more, the
 // guard.
 const (
-	mintConnections   = 4
-	revokeConnections = 3
+	mintConnections    = 8 // where the target does not say
+	maxMintConnections = 100
+	revokeConnections  = 3
 )
 
 // minter makes and takes back the users of one database server.
@@ -57,13 +58,13 @@ func open(c broker.TargetConfig) (broker.Minter, error) {
 	if c.Admin == nil {
 		return nil, errors.New("a postgres target needs an admin secret: a postgres:// URL")
 	}
-	iterations, err := targetParams(c.Params)
+	p, err := parseTarget(c.Params)
 	if err != nil {
 		return nil, err
 	}
 	return &minter{
-		target: c.Name, deployment: c.Deployment, random: rand.Reader, iterations: iterations,
-		minting:    newPool(c.Admin, mintConnections),
+		target: c.Name, deployment: c.Deployment, random: rand.Reader, iterations: p.iterations,
+		minting:    newPool(c.Admin, p.connections),
 		revoking:   newPool(c.Admin, revokeConnections),
 		guard:      &guard{admin: c.Admin},
 		sessionEnd: 10 * time.Second,

@@ -10,11 +10,13 @@ import (
 	"math"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/daypass-dev/daypass/broker"
 )
@@ -70,8 +72,11 @@ func (m *minter) Mint(ctx context.Context, o broker.Order, h broker.Handle) (bro
 	return made, m.failed("mint", err)
 }
 
-// create makes the user in one transaction. Its statements are sent at once,
-// and committed only when the server has said what they were to be judged by.
+// create makes the user in one transaction of two messages. The first takes a
+// lock that is held to the end, and the second goes out only when it has it:
+// so whoever takes this user back either comes before anything is made, and
+// then nothing is, or waits until it is known whether it was. In one message it
+// would be neither: what a server still has to read outlives its client.
 func (c *conn) create(ctx context.Context, u newUser) error {
 	if err := c.primary(); err != nil {
 		return err
@@ -80,40 +85,35 @@ func (c *conn) create(ctx context.Context, u newUser) error {
 	if err != nil {
 		return err
 	}
-	// The lock is held until the end of the transaction: whoever takes this
-	// user back waits until it is known whether it was made.
-	list := append([]string{
-		"BEGIN", fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", lockKey(u.handle)), judgeStatement(u.params.groups()),
-	}, u.statements()...)
+	if err := c.prepare(ctx, judgement, judgedQuery); err != nil {
+		return err
+	}
+	made := u.statements()
 	return c.inTx(ctx, func() error {
-		if err := c.judged(ctx, strings.Join(list, ";\n"), u.notAfter); err != nil {
+		var first, second pgconn.Batch
+		addAll(&first, []string{"BEGIN", fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", lockKey(u.handle))})
+		first.ExecPrepared(judgement, judgedValues(u.params.groups(), u.notAfter), nil, nil)
+		answers, err := c.pg.PgConn().ExecBatch(ctx, &first).ReadAll()
+		if err != nil {
+			return scrub(err)
+		}
+		if err := judge(answers[len(answers)-1].Rows); err != nil {
 			return err
 		}
-		for i, sql := range own {
-			if err := c.execOne(ctx, sql); err != nil {
-				return fmt.Errorf("statements: create: number %d: %w", i+1, err)
-			}
+		addAll(&second, slices.Concat(made, own, []string{"COMMIT"}))
+		done, err := c.pg.PgConn().ExecBatch(ctx, &second).ReadAll()
+		if n := len(done) - len(made); err != nil && n > 0 && n <= len(own) {
+			return fmt.Errorf("statements: create: number %d: %w", n, scrub(err))
 		}
-		return nil
+		return scrub(err)
 	})
 }
 
-// judged runs statements one of which is a [judgeStatement], and returns what
-// is to be said against committing them.
-func (c *conn) judged(ctx context.Context, sql string, notAfter time.Time) error {
-	var faults []error
-	results := c.pg.PgConn().Exec(ctx, sql)
-	for results.NextResult() {
-		r := results.ResultReader()
-		for judgement := len(r.FieldDescriptions()) == 4; r.NextRow() && judgement; {
-			faults = append(faults, fault(r.Values(), notAfter))
-		}
+// addAll adds statements of which each is one, or is refused by the server.
+func addAll(b *pgconn.Batch, list []string) {
+	for _, sql := range list {
+		b.ExecParams(sql, nil, nil, nil, nil)
 	}
-	err := scrub(results.Close())
-	if refused := errors.Join(faults...); refused != nil {
-		return refused
-	}
-	return err
 }
 
 // lockKey names a handle's advisory lock.
@@ -122,41 +122,61 @@ func lockKey(h broker.Handle) int64 {
 	return int64(binary.BigEndian.Uint64(sum[:]))
 }
 
-// judgeStatement asks of each group role whether it is there, and whether its
-// members could make users of their own or take over the server: such a
-// credential could not be taken back. Attributes of a role are not inherited,
-// but SET ROLE lends them. The clock is the server's.
-func judgeStatement(groups []string) string {
-	names := make([]string, len(groups))
-	for i, g := range groups {
-		names[i] = quoteText(g)
+// judgedValues are the parameters of a judgement, as text.
+func judgedValues(groups []string, notAfter time.Time) [][]byte {
+	quoted := make([]string, len(groups))
+	for i, g := range groups { // an array's element in quotes
+		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(g) + `"`
 	}
-	return `
-		SELECT g.name::text, (r.oid IS NOT NULL)::int, (r.oid IS NOT NULL AND EXISTS (
-			SELECT FROM pg_roles great
-			WHERE (great.rolsuper OR great.rolcreaterole OR great.rolreplication
-			       OR great.rolname IN ('pg_execute_server_program', 'pg_write_server_files'))
-			  AND pg_has_role(r.oid, great.oid, 'MEMBER')))::int,
-			floor(extract(epoch FROM clock_timestamp()))::bigint
-		FROM unnest(ARRAY[` + strings.Join(names, ", ") + `]::text[]) AS g(name) LEFT JOIN pg_roles r ON r.rolname = g.name`
+	return [][]byte{[]byte("{" + strings.Join(quoted, ",") + "}"), strconv.AppendInt(nil, notAfter.Unix(), 10)}
 }
 
-// fault reads one row of a judgement.
-func fault(row [][]byte, notAfter time.Time) error {
-	switch name := string(row[0]); {
-	case string(row[1]) != "1":
-		return fmt.Errorf("group role %q does not exist", name)
-	case string(row[2]) != "0":
-		return fmt.Errorf("group role %q gives superuser, CREATEROLE, REPLICATION or the server's files: what it gives could not be taken back", name)
-	case int64(atoi(row[3])) >= notAfter.Unix():
-		return errors.New("by the database's clock the credential would have expired already")
+// judgedQuery asks of each group role whether it is there, and whether its
+// members could make users of their own or take over the server: such a
+// credential could not be taken back. Attributes of a role are not inherited,
+// but SET ROLE lends them. It goes from a group upwards, so that it takes no
+// longer where there are thousands of users. The clock is the server's.
+const judgedQuery = `
+	WITH RECURSIVE up(name, oid) AS (
+		SELECT rolname::text, oid FROM pg_roles WHERE rolname = ANY ($1::text[])
+		UNION SELECT up.name, m.roleid FROM up JOIN pg_auth_members m ON m.member = up.oid)
+	SELECT g.name, EXISTS (SELECT FROM up WHERE up.name = g.name) AS there,
+		EXISTS (SELECT FROM up JOIN pg_roles r ON r.oid = up.oid WHERE up.name = g.name
+			AND (r.rolsuper OR r.rolcreaterole OR r.rolreplication
+			     OR r.rolname IN ('pg_execute_server_program', 'pg_write_server_files'))) AS great,
+		floor(extract(epoch FROM clock_timestamp()))::bigint >= $2::bigint AS late
+	FROM unnest($1::text[]) AS g(name)`
+
+const judgement = "daypass_judgement" // its name where it is prepared
+
+// judge says what is to be said against making a user.
+func judge(rows [][][]byte) error {
+	var faults []error
+	for _, r := range rows {
+		name, there, great, late := string(r[0]), string(r[1]) == "t", string(r[2]) != "f", string(r[3]) != "f"
+		switch {
+		case !there:
+			faults = append(faults, fmt.Errorf("group role %q does not exist", name))
+		case great:
+			faults = append(faults, fmt.Errorf("group role %q gives superuser, CREATEROLE, REPLICATION or the server's files: what it gives could not be taken back", name))
+		case late:
+			return errors.New("by the database's clock the credential would have expired already")
+		}
 	}
-	return nil
+	if len(rows) == 0 {
+		return errors.New("no group role was judged")
+	}
+	return errors.Join(faults...)
 }
 
 // checkGroups judges group roles without making anything.
 func (c *conn) checkGroups(ctx context.Context, groups []string) error {
-	return c.judged(ctx, judgeStatement(groups), time.Unix(math.MaxInt64, 0))
+	values := judgedValues(groups, time.Unix(math.MaxInt64, 0))
+	got := c.pg.PgConn().ExecParams(ctx, judgedQuery, values, nil, nil, nil).Read()
+	if got.Err != nil {
+		return scrub(got.Err)
+	}
+	return judge(got.Rows)
 }
 
 // tryLogin logs in as a user that was just made, with the admin URL's ways of
@@ -236,13 +256,4 @@ func loginURL(at endpoint, user string, password broker.Secret, database string)
 	}
 	u.RawQuery = query.Encode()
 	return broker.NewSecret(u.String())
-}
-
-// atoi reads a count as the server writes it.
-func atoi(digits []byte) int {
-	n := 0
-	for _, d := range digits {
-		n = 10*n + int(d-'0')
-	}
-	return n
 }

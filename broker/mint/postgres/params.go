@@ -92,14 +92,23 @@ func parseParams(raw json.RawMessage, iterations int) (params, error) {
 	return p, errors.Join(faults...)
 }
 
-// targetParams are what a target says.
-func targetParams(raw json.RawMessage) (iterations int, err error) {
-	iterations = defaultIterations
-	faults := broker.DecodeParams(raw, map[string]any{"scram_iterations": &iterations})
+// target is what a target says.
+type target struct {
+	iterations  int // of SCRAM, where a grant does not say
+	connections int // to mint with
+}
+
+// parseTarget reads a target's params strictly and names all faults.
+func parseTarget(raw json.RawMessage) (target, error) {
+	t := target{iterations: defaultIterations, connections: mintConnections}
+	faults := broker.DecodeParams(raw, map[string]any{"scram_iterations": &t.iterations, "connections": &t.connections})
 	if len(faults) == 0 {
-		faults = append(faults, checkIterations(iterations))
+		faults = append(faults, checkIterations(t.iterations))
+		if t.connections < 1 || t.connections > maxMintConnections {
+			faults = append(faults, fmt.Errorf("connections: %d is not within 1 to %d", t.connections, maxMintConnections))
+		}
 	}
-	return iterations, errors.Join(faults...)
+	return t, errors.Join(faults...)
 }
 
 func checkIterations(n int) error {

@@ -40,8 +40,9 @@ func newPool(admin broker.SecretSource, size int) *pool {
 
 // with lends a connection to do. What do returns decides whether it is kept.
 // Where the connection was lost, or leads to a server that is not the primary
-// any more, do is called a second time, with another connection, unless its
-// error says that the first may have been enough.
+// any more, do is called a second time, with another connection: all that is
+// done here may be done twice. A user that was made after all, unheard, is not
+// made again, since its name is taken.
 func (p *pool) with(ctx context.Context, do func(*conn) error) error {
 	select {
 	case p.slots <- struct{}{}:

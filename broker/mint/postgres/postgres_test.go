@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -122,6 +123,7 @@ func openMinter(t *testing.T, admin broker.SecretSource) broker.Minter {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { closeMinter(m) })
 	return m
 }
 
@@ -296,5 +298,12 @@ func TestPostgresKeepsTheContractOfAMinter(t *testing.T) {
 			}
 			brokertest.TestMinter(t, suite(own, url(own)))
 		})
+	}
+}
+
+// closeMinter lets a minter's connections go.
+func closeMinter(m broker.Minter) {
+	if c, ok := m.(io.Closer); ok {
+		_ = c.Close()
 	}
 }

@@ -1,10 +1,15 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/daypass-dev/daypass/broker"
 )
@@ -135,9 +140,9 @@ func (r *revocation) find(ctx context.Context) (state, error) {
 		OID  uint32
 		Bare bool
 	}](ctx, r.conn, `
-		SELECT oid, NOT EXISTS (SELECT FROM pg_stat_get_activity(NULL) WHERE usesysid = r.oid)
+		SELECT r.oid, NOT EXISTS (SELECT FROM pg_stat_get_activity(NULL) WHERE usesysid = r.oid)
 		       AND NOT EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid)
-		FROM pg_roles r WHERE rolname = $1`, string(r.handle))
+		FROM pg_roles r WHERE rolname = $1`, pgx.QueryExecModeCacheStatement, string(r.handle))
 	if err != nil || len(found) == 0 {
 		return state{}, err
 	}
@@ -145,24 +150,53 @@ func (r *revocation) find(ctx context.Context) (state, error) {
 	return state{found: true, bare: found[0].Bare}, nil
 }
 
-// dropAtOnce drops a role that has nothing to its name. That ends its logins
-// and memberships in one commit; who was just logging in meanwhile is looked
-// for afterwards. It reports false where it has to be done step by step.
+// dropAtOnce drops a role that has nothing to its name, which ends its logins
+// and memberships in one commit, and looks right after it for who was just
+// logging in meanwhile. It reports false where it has to be done step by step.
 func (r *revocation) dropAtOnce(ctx context.Context) (bool, error) {
-	err := r.exec(ctx, "DROP ROLE "+r.name)
-	switch code := codeOf(err); {
-	case code == codeNoSuchRole:
+	if err := r.prepare(ctx, ending, endingStatement); err != nil {
+		return false, err
+	}
+	p := r.pg.PgConn().StartPipeline(ctx)
+	p.SendQueryParams("DROP ROLE "+r.name, nil, nil, nil, nil)
+	p.SendPipelineSync()
+	p.SendQueryPrepared(ending, [][]byte{strconv.AppendUint(nil, uint64(r.oid), 10)}, nil, nil)
+	syncErr := p.Sync()
+	_, dropErr := nextResult(p)
+	late, lateErr := nextResult(p)
+	lateErr = scrub(errors.Join(syncErr, lateErr, p.Close()))
+	switch err := scrub(dropErr); {
+	case lost(err) || lateErr != nil && err == nil:
+		return false, fmt.Errorf("drop: %w", cmp.Or(err, lateErr))
+	case codeOf(err) == codeNoSuchRole:
 		return true, nil
-	case code == codeDependents || code == codeLockNotAvailable || fleeting(err):
+	case codeOf(err) == codeDependents || codeOf(err) == codeLockNotAvailable || fleeting(err):
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("drop: %w", err)
 	}
 	r.m.late.remember(r.oid)
-	if err := r.endSessions(ctx); err != nil {
-		return false, fmt.Errorf("end late sessions: %w", err)
+	if late != "0" {
+		if err := r.endSessions(ctx); err != nil {
+			return false, fmt.Errorf("end late sessions: %w", err)
+		}
 	}
 	return true, nil
+}
+
+// nextResult reads the first value of the next statement of a pipeline, each of
+// which is a transaction of its own.
+func nextResult(p *pgconn.Pipeline) (string, error) {
+	got, err := p.GetResults()
+	value := ""
+	if reader, ok := got.(*pgconn.ResultReader); ok {
+		for reader.NextRow() {
+			value = string(reader.Values()[0])
+		}
+		_, err = reader.Close()
+	}
+	_, syncErr := p.GetResults()
+	return value, errors.Join(err, syncErr)
 }
 
 // disable ends logins.
@@ -187,11 +221,17 @@ func (r *revocation) endSessions(ctx context.Context) error {
 	}
 }
 
+// endingStatement tells the sessions of a role to end, whatever role they have
+// set, and says how many there were.
+const (
+	ending          = "daypass_ending"
+	endingStatement = `SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_get_activity(NULL) WHERE usesysid = $1::oid`
+)
+
 // terminate tells the user's sessions to end, and says how many there were.
 func (r *revocation) terminate(ctx context.Context) (int, error) {
-	const sql = `SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_get_activity(NULL) WHERE usesysid = $1`
 	var n int
-	err := r.row(ctx, []any{&n}, sql, r.oid)
+	err := r.row(ctx, []any{&n}, endingStatement, r.oid)
 	if codeOf(err) != codeNoRight {
 		return n, err
 	}
@@ -200,7 +240,7 @@ func (r *revocation) terminate(ctx context.Context) (int, error) {
 	if err := r.exec(ctx, become(r.version, string(r.handle))); err != nil {
 		return 0, err
 	}
-	err = r.row(ctx, []any{&n}, sql, r.oid)
+	err = r.row(ctx, []any{&n}, endingStatement, r.oid)
 	return n, err
 }
 

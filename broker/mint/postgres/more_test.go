@@ -1,0 +1,381 @@
+package postgres_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/brokertest/servers"
+	"github.com/daypass-dev/daypass/broker/mint/postgres"
+)
+
+// The guard stays in a transaction. It must not keep the server from cleaning
+// up, nor others from their work.
+func TestTheGuardHoldsNothingUp(t *testing.T) {
+	own, m := signalServer(t)
+	u := mint(t, m, orderFor(appGrant, time.Minute))
+	admin := connect(t, own.AdminURL("app"))
+	const guards = "SELECT count(*)::int FROM pg_stat_activity WHERE application_name = 'daypass guard' AND state = 'idle in transaction'"
+	for range 2 {
+		if n := ask[int](t, admin, guards); n != 1 {
+			t.Errorf("there are %d guards", n)
+		}
+		if n := ask[int](t, admin, guards+" AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)"); n != 0 {
+			t.Error("the guard holds a snapshot: nothing could be vacuumed")
+		}
+		if n := ask[int](t, admin, "SELECT count(*)::int FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE application_name = 'daypass guard' AND locktype = 'relation' AND mode <> 'AccessShareLock'"); n != 0 {
+			t.Error("the guard holds strong locks")
+		}
+		if _, err := m.Held(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke(t, m, u)
+	closeMinter(m)
+	for deadline := time.Now().Add(5 * time.Second); ask[int](t, admin, "SELECT count(*)::int FROM pg_stat_activity WHERE usename = 'dpadmin'") > 1; time.Sleep(5 * time.Millisecond) { // smallServer's own is one
+		if time.Now().After(deadline) {
+			t.Fatal("a closed minter keeps connections")
+		}
+	}
+	if _, err := m.Held(t.Context()); err == nil {
+		t.Error("a closed minter works")
+	}
+}
+
+// The guard comes back after the server did.
+func TestAGuardThatWasLostIsPostedAgain(t *testing.T) {
+	own, m := signalServer(t)
+	mint(t, m, orderFor(appGrant, time.Minute))
+	for range 2 {
+		if err := own.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Held(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := ask[int](t, connect(t, own.AdminURL("app")), "SELECT count(*)::int FROM pg_stat_activity WHERE application_name = 'daypass guard'"); n != 1 {
+			t.Errorf("there are %d guards", n)
+		}
+	}
+}
+
+// Logins that are under way while their user is dropped must not get through.
+func TestNoSessionComesUpWhileItsUserIsTakenBack(t *testing.T) {
+	m, admin := superMinter(t), adminConn(t)
+	for i := range 10 {
+		u := mint(t, m, orderFor(appGrant, time.Minute))
+		oid := ask[uint32](t, admin, "SELECT oid FROM pg_roles WHERE rolname = $1", string(u.lease.Handle))
+		var attackers sync.WaitGroup
+		ctx, stop := context.WithCancel(t.Context())
+		for range 4 {
+			attackers.Go(func() {
+				for ctx.Err() == nil {
+					if c, err := pgx.Connect(ctx, u.env["DATABASE_URL"]); err == nil {
+						defer func() { _ = c.Close(context.Background()) }()
+					}
+				}
+			})
+		}
+		time.Sleep(time.Duration(i) * time.Millisecond)
+		revoke(t, m, u)
+		time.Sleep(50 * time.Millisecond)
+		if _, err := m.Held(t.Context()); err != nil { // the sweeper's next look
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if n := ask[int](t, admin, "SELECT count(*)::int FROM pg_stat_activity WHERE usesysid = $1", oid); n != 0 {
+			t.Errorf("%d sessions of a role that is gone", n)
+		}
+		stop()
+		attackers.Wait()
+	}
+}
+
+// A user past its expiry has lost its login by itself; the sweeper, which may
+// know nothing but its name, ends the sessions that are open.
+func TestSessionsThatAreOpenAtTheExpiryAreEndedByTheSweeper(t *testing.T) {
+	m := superMinter(t)
+	u := mint(t, m, orderFor(appGrant, 2*time.Second))
+	c := u.login(t)
+	exec(t, c, "BEGIN")
+	time.Sleep(time.Until(u.lease.NotAfter) + 1100*time.Millisecond)
+	if h, ok := heldAs(t, m, u.lease.Handle); !ok || !h.Overdue {
+		t.Fatalf("held %v as %+v", ok, h)
+	}
+	if err := m.Revoke(t.Context(), broker.Lease{Handle: u.lease.Handle, Grant: broker.Grant{Target: "app-pg"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Exec(t.Context(), "SELECT 1"); err == nil {
+		t.Error("the session is still there")
+	}
+}
+
+func TestAJobCannotHoldUpItsRevocationWithTransactionsPreparedElsewhere(t *testing.T) {
+	own, m := smallServer(t)
+	u := mint(t, m, orderFor(appGrant, time.Minute))
+	c := connect(t, own.URL(u.env["PGUSER"], u.env["PGPASSWORD"], "other"))
+	for _, sql := range []string{"SET ROLE NONE", "BEGIN", "ALTER ROLE " + string(u.lease.Handle) + " PASSWORD 'known'", "PREPARE TRANSACTION 'elsewhere'"} {
+		exec(t, c, sql)
+	}
+	gone(t, own, m, u)
+	if n := ask[int](t, connect(t, own.AdminURL("app")), "SELECT count(*)::int FROM pg_prepared_xacts"); n != 0 {
+		t.Errorf("%d prepared transactions are left", n)
+	}
+}
+
+func TestAGrantCanHaveTheLoginTriedBeforeItsAnswer(t *testing.T) {
+	own, _ := smallServer(t)
+	admin := connect(t, own.AdminURL("app"))
+	exec(t, admin, "REVOKE CONNECT ON DATABASE other FROM PUBLIC")
+	m := openMinter(t, holding(own.AdminURL("app")))
+	u := mint(t, m, orderFor(grant(`{"roles": ["app_owner"], "probe": true}`), time.Minute))
+	revoke(t, m, u)
+	o := orderFor(grant(`{"roles": ["app_owner"], "probe": true, "database": "other"}`), time.Minute)
+	h, err := m.Plan(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Mint(t.Context(), o, h); err == nil || !strings.Contains(err.Error(), "cannot log in") {
+		t.Errorf("got %v", err)
+	}
+	mint(t, m, orderFor(grant(`{"roles": ["app_owner"], "database": "other"}`), time.Minute)) // nobody tries
+}
+
+func TestATargetSaysHowManyIterationsAndConnections(t *testing.T) {
+	for params, want := range map[string]string{
+		`{"scram_iterations": 1}`: "", `{"connections": 100}`: "", ``: "",
+		`{"scram_iterations": 0}`: "scram_iterations: 0", `{"connections": 0}`: "connections: 0", `{"connections": 101}`: "connections: 101",
+		`{"iterations": 1}`: "no such setting", `[]`: "not an object", `{"scram_iterations": "1"}`: "wrong type",
+	} {
+		c := config(holding(server.AdminURL("app")))
+		c.Params = []byte(params)
+		if _, err := postgres.Kind().Open(c); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v", params, err)
+		}
+	}
+	stored := func(target, params string) string {
+		c := config(holding(server.AdminURL("app")))
+		c.Params = []byte(target)
+		m, err := postgres.Kind().Open(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeMinter(m)
+		u := mint(t, m, orderFor(grant(params), time.Minute))
+		defer revoke(t, m, u)
+		return ask[string](t, adminConn(t), "SELECT split_part(split_part(rolpassword, '$', 2), ':', 1) FROM pg_authid WHERE rolname = $1", string(u.lease.Handle))
+	}
+	for _, c := range [][3]string{
+		{``, `{"roles": ["app_owner"]}`, "4096"}, {`{"scram_iterations": 1}`, `{"roles": ["app_owner"]}`, "1"},
+		{`{"scram_iterations": 1}`, `{"roles": ["app_owner"], "scram_iterations": 5000}`, "5000"},
+	} {
+		if got := stored(c[0], c[1]); got != c[2] {
+			t.Errorf("target %s, grant %s: %s iterations, want %s", c[0], c[1], got, c[2])
+		}
+	}
+}
+
+func TestThousandsAreListedQuicklyAndNoneIsLeftOut(t *testing.T) {
+	own, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = own.Close() })
+	if err := prepare(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	m := openMinter(t, holding(own.URL("dpadmin", adminPassword, "app")))
+	want := makeUsers(t, own, 3000)
+	began := time.Now()
+	held, err := m.Held(t.Context())
+	if err != nil || len(held) != len(want) {
+		t.Errorf("%d are held, want %d: %v", len(held), len(want), err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// Users come and go by the thousand. What grows with each of them would break
+// the database one day.
+func TestAThousandUsersLeaveNothingBehind(t *testing.T) {
+	users := 300
+	if os.Getenv("DAYPASS_SOAK") != "" {
+		users = 5000
+	}
+	own, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = own.Close() })
+	if err := prepare(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	admin := connect(t, own.AdminURL("app"))
+	exec(t, admin, "CREATE TABLE shop (n int); GRANT ALL ON shop TO app_owner; INSERT INTO shop VALUES (1)")
+	size := func() string {
+		return ask[string](t, admin, `SELECT concat((SELECT sum(coalesce(pg_column_size(relacl), 0)) FROM pg_class), ' bytes of relacl, ', (SELECT count(*) FROM pg_shdepend), ' dependencies, ',
+			(SELECT count(*) FROM pg_auth_members), ' memberships, ', (SELECT count(*) FROM pg_db_role_setting), ' settings, ', (SELECT count(*) FROM pg_shdescription), ' comments, ', (SELECT count(*) FROM pg_authid), ' roles')`)
+	}
+	m := openMinter(t, holding(own.URL("dpadmin", adminPassword, "app")))
+	u := mint(t, m, orderFor(appGrant, time.Hour))
+	revoke(t, m, u)
+	before := size()
+	took := make([]time.Duration, users)
+	for i := range took {
+		began := time.Now()
+		u := mint(t, m, orderFor(appGrant, time.Hour))
+		took[i] = time.Since(began)
+		if i%50 == 0 {
+			c := u.login(t)
+			if n := ask[int](t, c, "SELECT n FROM shop"); n != 1 {
+				t.Errorf("n is %d", n)
+			}
+			_ = c.Close(t.Context())
+		}
+		revoke(t, m, u)
+	}
+	if after := size(); after != before {
+		t.Errorf("there were %s, there are %s", before, after)
+	}
+	first, last := slices.Sorted(slices.Values(took[:100])), slices.Sorted(slices.Values(took[users-100:]))
+	t.Logf("median of the first hundred %v, of the last %v", first[50], last[50])
+	if last[50] > first[50]*3/2 && last[25] > first[25]*3/2 { // other work on the machine moves one of them
+		t.Errorf("a mint took %v at first, and %v in the end", first[50], last[50])
+	}
+}
+
+// Naughty strings wherever a string can come from: claims, group roles,
+// database, reassign, the grant's own statements. The server's log says what
+// was run.
+func TestNoStatementButOursIsRunWhateverTheNames(t *testing.T) {
+	own, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{Settings: awkward})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = own.Close() })
+	if err := prepare(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	super := connect(t, own.AdminURL("app"))
+	m := openMinter(t, holding(own.AdminURL("app")))
+	naughty := []string{
+		`x'; DROP ROLE canary; --`, `x"; DROP ROLE canary; --`, `\'; DROP ROLE canary; --`, `'||(DROP ROLE canary)||'`, `$$; DROP ROLE canary; $$`,
+		"x\n; DROP ROLE canary;\n", `{{name}}`, `%s%n%x`, `x/*`, `*/ DROP ROLE canary`, `U&"\0022"`, `E'\''`, `"" '' \\`, `{a,"b`, `$1`, "é\U0001F600 'x", ` `, `a\`, "tab\t;",
+	}
+	exec(t, super, "CREATE ROLE canary")
+	for i, name := range naughty {
+		exec(t, super, "CREATE ROLE "+postgres.QuoteName(name))
+		exec(t, super, "CREATE DATABASE "+postgres.QuoteName(name))
+		params := fmt.Sprintf(`{"roles": [%[1]s], "database": %[1]s, "on_owned": {"reassign": %[1]s}, "scram_iterations": 1, "statements": {
+			"create": ["SELECT {{owner_literal}}, {{name_literal}}, {{database_literal}}, {{lease}}, {{expiry}}", "COMMENT ON ROLE {{owner}} IS 'seen'"],
+			"revoke": ["SELECT {{owner_literal}}, {{lease}}", "ALTER ROLE {{name}} SET search_path = {{owner}}"]}}`, jsonText(t, name))
+		o := orderFor(grant(params), time.Minute)
+		o.Lease = broker.LeaseID(fmt.Sprint(name, i))
+		o.For = broker.Identity{Issuer: name, Subject: name, Job: broker.Job{Repository: name, RepositoryID: name, Ref: name}}
+		u := mint(t, m, o)
+		if i%2 == 0 { // something to reassign, so that a connection goes there too
+			c := connect(t, own.URL(u.env["PGUSER"], u.env["PGPASSWORD"], "app"))
+			exec(t, c, "SET ROLE NONE; CREATE TABLE public."+postgres.QuoteName(fmt.Sprint(i, name)[:min(len(fmt.Sprint(i, name)), 20)])+" (n int)")
+			exec(t, super, "GRANT ALL ON SCHEMA public TO "+postgres.QuoteName(name))
+		}
+		revoke(t, m, u)
+	}
+	if !ask[bool](t, super, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'canary')") {
+		t.Error("a naughty string was run")
+	}
+	for sql := range loggedStatements(t, own.LogPath()) {
+		if !slices.ContainsFunc(shapes, func(re *regexp.Regexp) bool { return re.MatchString(sql) }) {
+			t.Errorf("not ours: %s", sql)
+		}
+	}
+}
+
+// shapes are our statements, with ? for what was quoted.
+var shapes = compileAll(
+	`BEGIN(; LOCK TABLE \S+ IN ACCESS EXCLUSIVE MODE)?`, `COMMIT`, `ROLLBACK( TO post)?`, `SELECT pg_advisory_xact_lock\(\S+\)`,
+	`CREATE ROLE \? LOGIN INHERIT PASSWORD \? VALID UNTIL \?`, `GRANT \? TO \?`, `ALTER ROLE \? SET role = \?`, `COMMENT ON ROLE \? IS \?`,
+	`ALTER ROLE \? NOLOGIN PASSWORD NULL VALID UNTIL \?`, `REVOKE \? FROM \?`, `DROP ROLE \?`, `DROP OWNED BY \?`,
+	`ALTER (TABLE|SEQUENCE) public\.\S+ OWNER TO \?`, `REVOKE ALL ON .* FROM \? CASCADE`,
+	`SELECT \?, \?, \?, \?, \?`, `SELECT \?, \?`, `ALTER ROLE \? SET search_path = \?`, // the grants' own
+	`(WITH RECURSIVE up\(|WITH held AS|SELECT )[^;]*`, // what only reads, and is one
+	`BEGIN;( SELECT FROM [a-z_, ]+ LIMIT 0;)+ ?SELECT pg_stat_clear_snapshot\(\); SELECT count[^;]*; SAVEPOINT post`,
+	`SET application_name = \?; SET idle_in_transaction_session_timeout = 0; SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED`,
+)
+
+func compileAll(list ...string) []*regexp.Regexp {
+	all := make([]*regexp.Regexp, len(list))
+	for i, s := range list {
+		all[i] = regexp.MustCompile(`\A` + s + `\z`)
+	}
+	return all
+}
+
+var (
+	logLine   = regexp.MustCompile(`^\d{4}-\d\d-\d\d [0-9:.]+ \S+ \[(\d+)\] (?:app=(.*?) )?(LOG|DETAIL|ERROR|STATEMENT|WARNING|FATAL|HINT|NOTICE|CONTEXT):  (.*)$`)
+	statement = regexp.MustCompile(`(?s)\A(?:statement|execute [^:]*): (.*)\z`)
+	quoteRE   = regexp.MustCompile(`(?s) ?E'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"`)
+)
+
+// loggedStatements returns each statement that the minter's sessions ran, with
+// ? for what was quoted: those of a log whose sessions took an advisory lock,
+// ended somebody or tidied up. It fails where there is none.
+func loggedStatements(t *testing.T, path string) map[string]bool {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	bySession := map[string][]string{}
+	session := ""
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		m := logLine.FindStringSubmatch(lines.Text())
+		if m == nil {
+			if n := len(bySession[session]); n > 0 && session != "" {
+				bySession[session][n-1] += "\n" + lines.Text()
+			}
+			continue
+		}
+		session = ""
+		if s := statement.FindStringSubmatch(m[4]); m[3] == "LOG" && s != nil {
+			session = m[1]
+			bySession[session] = append(bySession[session], s[1])
+		}
+	}
+	found := map[string]bool{}
+	for _, list := range bySession {
+		if !strings.Contains(strings.Join(list, "\n"), "pg_control_system") { // how our sessions begin
+			continue
+		}
+		for _, sql := range list {
+			found[strings.Join(strings.Fields(quoteRE.ReplaceAllString(sql, "?")), " ")] = true
+		}
+	}
+	if len(found) < 15 || lines.Err() != nil {
+		t.Fatalf("only %d statements were logged: %v", len(found), lines.Err())
+	}
+	return found
+}
+
+func jsonText(t *testing.T, s string) string {
+	t.Helper()
+	b, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
