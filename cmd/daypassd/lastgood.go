@@ -32,7 +32,7 @@ func (r *reloader) start(ctx context.Context) error {
 	}
 	r.tried, r.places = l.sum, l.places
 	if err == nil {
-		if err := r.keep.adopt(ctx, book, ""); err != nil {
+		if err := r.adopt(ctx, book, ""); err != nil {
 			return err
 		}
 		r.config = l.config
@@ -44,7 +44,7 @@ func (r *reloader) start(ctx context.Context) error {
 	if missing != nil {
 		return fmt.Errorf("grants or policies have faults:\n%w\nand no earlier version can stand in: %w", err, missing)
 	}
-	if err := r.keep.adopt(ctx, book, lastGoodReason); err != nil {
+	if err := r.adopt(ctx, book, lastGoodReason); err != nil {
 		return err
 	}
 	r.enforce(book)

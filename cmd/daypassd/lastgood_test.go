@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/policy"
 )
 
 func TestABrokenPolicyAtTheStartLeavesTheLastGoodOneInForce(t *testing.T) {
@@ -166,6 +168,44 @@ func TestAVersionThatWasStoredButNeverJournalledIsNotTheLastGood(t *testing.T) {
 	l.put("policies/shop.yaml", "rules: [")
 	l.open()
 	if err := l.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.decides(1)
+}
+
+// unsure writes what it is told to, and says once that it may not have.
+type unsure struct {
+	keeper
+	unsure bool
+}
+
+func (u *unsure) adopt(ctx context.Context, book *policy.Book, why string) error {
+	err := u.keeper.adopt(ctx, book, why)
+	if u.unsure {
+		u.unsure = false
+		return errors.New("the disk does not answer")
+	}
+	return err
+}
+
+// TestWhatWasJournalledAndNeverDecidedIsNotTheLastGood takes a change back after
+// the journal could not say whether it has it.
+func TestWhatWasJournalledAndNeverDecidedIsNotTheLastGood(t *testing.T) {
+	l := newReloading(t)
+	if err := l.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.keep = &unsure{l.keep, true}
+	l.variant(2)
+	l.check(t.Context())
+	l.decides(1)
+	l.failing("the disk does not answer")
+	l.variant(1)
+	l.check(t.Context())
+	l.decides(1)
+	l.well()
+	l.put("policies/shop.yaml", "rules: [")
+	if err := l.restart(); err != nil {
 		t.Fatal(err)
 	}
 	l.decides(1)

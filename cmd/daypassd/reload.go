@@ -44,6 +44,7 @@ type reloader struct {
 	places    []place
 	parsed    *Config // of text, the configuration that was sound last
 	text      []byte
+	named     string // the version that the journal was told of last
 	blind     string // why not all places are watched, as it was logged
 	overdue   map[string]bool
 	confirmed time.Time // when the version in force was last journalled
@@ -82,10 +83,11 @@ func (r *reloader) check(ctx context.Context) {
 // reload reads everything again. What passes is put in force, or the version
 // that is stays, and everybody who watches is told.
 func (r *reloader) reload(ctx context.Context, settle time.Duration) {
-	ctx, done := context.WithTimeout(ctx, keepWithin)
-	defer done()
 	l, err := steady(ctx, settle, r.look)
 	r.places = l.places
+	if ctx.Err() != nil {
+		return
+	}
 	if err != nil {
 		r.tried = [sha256.Size]byte{}
 		r.ended(api.ReloadFailed, l, err)
@@ -97,12 +99,12 @@ func (r *reloader) reload(ctx context.Context, settle time.Duration) {
 		r.ended(api.ReloadRefused, l, err)
 		return
 	}
-	if book.Version() == r.current.Version() {
+	if version := book.Version(); version == r.current.Version() && version == r.named {
 		r.config = l.config
 		r.ended(api.ReloadUnchanged, l, nil)
 		return
 	}
-	if err := r.keep.adopt(ctx, book, ""); err != nil {
+	if err := r.adopt(ctx, book, ""); err != nil {
 		r.tried = [sha256.Size]byte{}
 		r.ended(api.ReloadFailed, l, err)
 		return
@@ -110,6 +112,15 @@ func (r *reloader) reload(ctx context.Context, settle time.Duration) {
 	r.config = l.config
 	r.enforce(book)
 	r.ended(api.ReloadLoaded, l, nil)
+}
+
+// adopt makes a version durable. After an error the journal may name it all the
+// same, and then has to be told again what decides.
+func (r *reloader) adopt(ctx context.Context, book *policy.Book, why string) error {
+	ctx, done := context.WithTimeout(ctx, keepWithin)
+	defer done()
+	r.named = book.Version()
+	return r.keep.adopt(ctx, book, why)
 }
 
 // enforce puts a version in force that has been adopted.
