@@ -121,20 +121,25 @@ func (c *checker) addCeiling(f *File, a *Ceiling) {
 }
 
 func (c *checker) checkCeiling(one *ceiling) {
-	one.repos = c.readPatterns(one, "repos", one.ast.Repos, func(name string) (string, bool) {
-		_, ok := c.repos[name]
-		return unknown("repo", name, slices.Collect(maps.Keys(c.repos))), ok || c.broken
+	one.repos = c.readPatterns(one, "repos", one.ast.Repos, func(name string) string {
+		if _, ok := c.repos[name]; ok || c.broken {
+			return ""
+		}
+		return unknown(c, "repo", name, c.repos)
 	})
-	one.grants = c.readPatterns(one, "grants", one.ast.Grants, func(name string) (string, bool) {
-		_, ok := c.grants[name]
-		return unknown("grant", name, slices.Collect(maps.Keys(c.grants))), ok || c.known.AnyGrant && nameRE.MatchString(name)
+	one.grants = c.readPatterns(one, "grants", one.ast.Grants, func(name string) string {
+		if _, ok := c.grants[name]; ok || c.known.AnyGrant && nameRE.MatchString(name) {
+			return ""
+		}
+		return unknown(c, "grant", name, c.grants)
 	})
 	c.checkLife(one.ast.Node.Get("max_ttl"), one.ast.MaxTTL)
 }
 
 // readPatterns reads what a ceiling lists. A name that the ceiling above does
-// not have is a fault: it would say what does not hold.
-func (c *checker) readPatterns(one *ceiling, key string, list []string, known func(string) (string, bool)) *patterns {
+// not have is a fault: it would say what does not hold. unknown says why a name
+// is none, or nothing.
+func (c *checker) readPatterns(one *ceiling, key string, list []string, unknown func(string) string) *patterns {
 	n := one.ast.Node.Get(key)
 	switch {
 	case n == nil && one.outer == nil:
@@ -149,22 +154,24 @@ func (c *checker) readPatterns(one *ceiling, key string, list []string, known fu
 	p := &patterns{names: map[string]bool{}}
 	for i, name := range list {
 		at := n.At(i)
-		switch why, ok := known(name); {
-		case at.Kind != strictyaml.Text: // reported
-		case isGlob(name):
+		if at.Kind != strictyaml.Text { // reported
+			continue
+		}
+		if isGlob(name) {
 			g, err := compileGlob(name)
 			if err != nil {
 				c.faults = append(c.faults, at.Fault("%s", err))
 				continue
 			}
 			p.globs = append(p.globs, g)
-		case !ok:
-			c.faults = append(c.faults, at.Fault("%s", why))
-		case !outer(name):
-			c.faults = append(c.faults, at.Fault("%s does not have %q", one.outer, name))
-		default:
-			p.names[name] = true
+			continue
 		}
+		if why := unknown(name); why != "" {
+			c.faults = append(c.faults, at.Fault("%s", why))
+		} else if !outer(name) {
+			c.faults = append(c.faults, at.Fault("%s does not have %q", one.outer, name))
+		}
+		p.names[name] = true
 	}
 	return p
 }

@@ -28,6 +28,7 @@ type checker struct {
 	broken   bool                // a file could not be read, so what is not found may be in it
 	globs    map[string][]string // grants by glob
 	named    int                 // places of all rules so far
+	guesses  int                 // what unknown names may have meant, so far
 	rules    []*rule
 }
 
@@ -150,7 +151,7 @@ func (c *checker) checkRepo(r *Repo) {
 		if n := r.Node.Get("issuer"); n == nil || n.Kind != strictyaml.Text { // reported
 			return
 		}
-		c.faults = append(c.faults, r.Node.At("issuer").Fault("%s", unknown("issuer", r.Issuer, slices.Collect(maps.Keys(c.known.Issuers)))))
+		c.faults = append(c.faults, r.Node.At("issuer").Fault("%s", unknown(c, "issuer", r.Issuer, c.known.Issuers)))
 		return
 	}
 	if match := r.Node.Get("match"); match != nil && len(match.Keys) > 0 { // otherwise reported
@@ -267,17 +268,25 @@ func short(d time.Duration) string {
 	return s
 }
 
+// maxGuesses is for how many unknown names it is looked for what they may have
+// meant: that takes a look at all that there are.
+const maxGuesses = 20
+
 // unknown says that nothing is called so, and what is.
-func unknown(what, name string, known []string) string {
-	slices.Sort(known)
+func unknown[V any](c *checker, what, name string, known map[string]V) string {
 	msg := fmt.Sprintf("no %s is called %q", what, name)
-	switch near := strictyaml.DidYouMean(name, known); {
-	case near != "":
-		return msg + near
-	case len(known) == 0:
+	if len(known) == 0 {
 		return msg + "; none is defined"
-	case len(known) <= 8:
-		return msg + "; there are " + strings.Join(known, ", ")
+	}
+	if c.guesses++; c.guesses > maxGuesses {
+		return msg
+	}
+	names := slices.Sorted(maps.Keys(known))
+	if near := strictyaml.DidYouMean(name, names); near != "" {
+		return msg + near
+	}
+	if len(names) <= 8 {
+		return msg + "; there are " + strings.Join(names, ", ")
 	}
 	return msg
 }

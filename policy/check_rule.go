@@ -181,7 +181,7 @@ func (c *ruleChecker) checkFor(n *strictyaml.Node) {
 		case seen[name]:
 			c.fault([]any{"for", i}, "%q is in the list already", name)
 		case !ok && !c.broken:
-			c.fault([]any{"for", i}, "%s", unknown("repo", name, slices.Collect(maps.Keys(c.repos))))
+			c.fault([]any{"for", i}, "%s", unknown(c.checker, "repo", name, c.repos))
 		case ok && !c.ceiling.repo(name):
 			c.fault([]any{"for", i}, "%s does not have repo %q", c.ceiling, name)
 		case ok:
@@ -197,7 +197,7 @@ func (c *ruleChecker) checkIssuer(n *strictyaml.Node) {
 	issuer, ok := c.known.Issuers[c.rule.Issuer]
 	if !ok {
 		if n.Kind == strictyaml.Text {
-			c.fault([]any{"issuer"}, "%s", unknown("issuer", c.rule.Issuer, slices.Collect(maps.Keys(c.known.Issuers))))
+			c.fault([]any{"issuer"}, "%s", unknown(c.checker, "issuer", c.rule.Issuer, c.known.Issuers))
 		}
 		return
 	}
@@ -252,7 +252,7 @@ func (c *ruleChecker) checkAllow() {
 		grant, ok := c.grants[a.Grant]
 		switch {
 		case !ok:
-			c.fault([]any{"allow", i, "grant"}, "%s", unknown("grant", a.Grant, slices.Collect(maps.Keys(c.grants))))
+			c.fault([]any{"allow", i, "grant"}, "%s", unknown(c.checker, "grant", a.Grant, c.grants))
 			continue
 		case seen[a.Grant]:
 			c.fault([]any{"allow", i, "grant"}, "%q is in the list already", a.Grant)
@@ -282,7 +282,7 @@ func (c *ruleChecker) checkDeny() {
 		case isGlob(name):
 			c.denyMatching(at, name)
 		case !ok:
-			c.fault(at, "%s", unknown("grant", name, slices.Collect(maps.Keys(c.grants))))
+			c.fault(at, "%s", unknown(c.checker, "grant", name, c.grants))
 		case !c.ceiling.grant(name):
 			c.fault(at, "%s does not have grant %q", c.ceiling, name)
 		default:

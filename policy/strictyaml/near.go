@@ -7,6 +7,9 @@ import (
 	"strings"
 )
 
+// maxWord is how long a word may be that is looked for.
+const maxWord = 64
+
 // Nearest returns up to three of the known words that word may be a slip of,
 // the nearest first; none if nothing is near.
 func Nearest(word string, known []string) []string {
@@ -15,12 +18,15 @@ func Nearest(word string, known []string) []string {
 		distance int
 	}
 	var found []near
-	limit := 1 + len(word)/4
+	if len(word) > maxWord {
+		return nil
+	}
+	limit, lower := 1+len(word)/4, strings.ToLower(word)
 	for _, k := range known {
-		if len(word) > 64 || max(len(word), len(k))-min(len(word), len(k)) > limit {
+		if max(len(word), len(k))-min(len(word), len(k)) > limit {
 			continue
 		}
-		if d := distance(strings.ToLower(word), strings.ToLower(k)); d <= limit && d < len(k) {
+		if d := distance(lower, strings.ToLower(k), limit); d <= limit && d < len(k) {
 			found = append(found, near{k, d})
 		}
 	}
@@ -48,27 +54,34 @@ func DidYouMean(word string, known []string) string {
 }
 
 // distance counts the insertions, deletions, replacements and swaps of
-// neighbours that lead from a to b.
-func distance(a, b string) int {
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		rows[i][0] = i
+// neighbours that lead from a to b, and gives up above limit.
+func distance(a, b string, limit int) int {
+	var rows [3][2*maxWord + 1]int // the row before the last, the last, and the next
+	before, last, next := &rows[0], &rows[1], &rows[2]
+	if len(a) > 2*maxWord || len(b) > 2*maxWord { // lower case can be longer
+		return limit + 1
 	}
-	for j := range rows[0] {
-		rows[0][j] = j
+	for j := range len(b) + 1 {
+		last[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
+		next[0] = i
+		least := i
 		for j := 1; j <= len(b); j++ {
-			replace := rows[i-1][j-1]
+			replace := last[j-1]
 			if a[i-1] != b[j-1] {
 				replace++
 			}
-			rows[i][j] = min(replace, rows[i-1][j]+1, rows[i][j-1]+1)
+			next[j] = min(replace, last[j]+1, next[j-1]+1)
 			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+				next[j] = min(next[j], before[j-2]+1)
 			}
+			least = min(least, next[j])
 		}
+		if least > limit { // and no row after it has less
+			return least
+		}
+		before, last, next = last, next, before
 	}
-	return rows[len(a)][len(b)]
+	return last[len(b)]
 }
