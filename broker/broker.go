@@ -24,6 +24,7 @@ type Config struct {
 	Answers  Answers
 	Encode   func(Answer) ([]byte, error) // an answer as a client reads it, to be sealed
 	Targets  map[string]Minter            // by the name that grants use
+	About    map[string]TargetInfo        // by the same; may lack targets
 	Takeback map[string]Takeback          // by kind: what a dry run says of giving back; may lack kinds
 	Limits   Limits
 	Meter    Meter
@@ -59,6 +60,9 @@ type Meter interface {
 	// Swept is told after each sweep how many leases are live, and how long
 	// the most overdue one has been waiting.
 	Swept(live int, lag time.Duration)
+	// Reached is told of each target, every few seconds, how long it has been
+	// lost; 0: it answers.
+	Reached(target string, lost time.Duration)
 }
 
 // Answer is what a job gets.
@@ -91,7 +95,7 @@ type Broker struct {
 	alarms   Alarms
 	answers  Answers
 	encode   func(Answer) ([]byte, error)
-	targets  map[string]Minter
+	lanes    map[string]*lane // by target
 	limits   Limits
 	meter    Meter
 	log      *slog.Logger
@@ -113,16 +117,20 @@ func New(c Config) (*Broker, error) {
 	if err := c.missing(); err != nil {
 		return nil, err
 	}
-	return &Broker{
+	b := &Broker{
 		verifier: c.Verifier, policy: c.Policy, replay: c.Replay, journal: c.Journal,
-		leases: c.Leases, book: c.Book, sessions: c.Sessions, alarms: c.Alarms, answers: c.Answers, encode: c.Encode, targets: maps.Clone(c.Targets),
+		leases: c.Leases, book: c.Book, sessions: c.Sessions, alarms: c.Alarms, answers: c.Answers, encode: c.Encode, lanes: make(map[string]*lane, len(c.Targets)),
 		limits: c.Limits, meter: c.Meter, log: c.Log, now: c.Now, rand: c.Rand,
 		takebacks:     maps.Clone(c.Takeback),
 		mintTimeout:   cmp.Or(c.MintTimeout, 20*time.Second),
 		revokeTimeout: cmp.Or(c.RevokeTimeout, 20*time.Second),
 		rate:          newRateLimit(c.Limits.ExchangesPerMinute),
 		told:          newRateLimit(toldPerMinute),
-	}, nil
+	}
+	for name, m := range c.Targets {
+		b.lanes[name] = newLane(name, m, c.About[name])
+	}
+	return b, nil
 }
 
 // missing names every part that is not there.

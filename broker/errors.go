@@ -102,6 +102,9 @@ var (
 	// ErrReused: somebody else offered the CI token of the job session.
 	ErrReused = &Error{Code: Conflict, Reason: "session_reused",
 		Public: "the CI token of this job session was offered by somebody else too, so nothing more is given for it; what it has can be given back. Tell your security team, and start a new job"}
+	// ErrOtherServer: the target is another server than the one that the
+	// lease is of, so that nothing was done and "not found" means nothing.
+	ErrOtherServer = errors.New("the lease is of another server")
 	// ErrExpiresOnly: the credential cannot be taken back; it ends by itself.
 	ErrExpiresOnly = errors.New("cannot be taken back, expires by itself")
 )

@@ -263,34 +263,64 @@ func (b *Broker) admit(ctx context.Context, id Identity, token TokenID, d Decisi
 		return &Error{Code: Unavailable, Reason: "journal", RetryAfter: retrySoon, Err: err,
 			Public: "the journal cannot be written, so nothing is issued"}
 	}
+	if err := b.lostTarget(d.Permits); err != nil {
+		return err
+	}
 	return b.roomFor(ctx, id, d)
 }
 
 // roomFor refuses before the token is spent what Open would refuse after it.
 // Open is what holds the caps exactly.
 func (b *Broker) roomFor(ctx context.Context, id Identity, d Decision) error {
-	if limit := b.limits.LivePerPlace; limit > 0 {
-		live, err := b.book.Live(ctx, LeaseFilter{Place: id.Place()})
-		if err != nil {
-			return asError(err, Unavailable, "the lease store cannot be read")
-		}
-		if live+len(d.Permits) > limit {
-			return TooManyLive("this repository")
-		}
+	bounds := b.bounds(id, d)
+	if len(bounds) == 0 {
+		return nil
 	}
-	for _, p := range d.Permits {
-		if p.Grant.MaxLive == 0 {
-			continue
-		}
-		live, err := b.book.Live(ctx, LeaseFilter{Grant: p.Grant.Name})
-		if err != nil {
-			return asError(err, Unavailable, "the lease store cannot be read")
-		}
-		if live >= p.Grant.MaxLive {
-			return TooManyLive("grant " + p.Grant.Name)
+	filters := make([]LeaseFilter, len(bounds))
+	for i, c := range bounds {
+		filters[i] = c.counts
+	}
+	live, err := b.book.Live(ctx, filters...)
+	if err != nil {
+		return asError(err, Unavailable, "the lease store cannot be read")
+	}
+	for i, c := range bounds {
+		if live[i]+c.more > c.most {
+			return TooManyLive(c.of)
 		}
 	}
 	return nil
+}
+
+// bound is a cap on live leases, and how many more a request would make.
+type bound struct {
+	of         string
+	counts     LeaseFilter
+	more, most int
+}
+
+// bounds are the caps that a request has to keep within.
+func (b *Broker) bounds(id Identity, d Decision) []bound {
+	var all []bound
+	if most := b.limits.LivePerPlace; most > 0 {
+		all = append(all, bound{"this repository", LeaseFilter{Place: id.Place()}, len(d.Permits), most})
+	}
+	rules := make(map[string]int) // where each is in all
+	for _, p := range d.Permits {
+		if p.Grant.MaxLive > 0 {
+			all = append(all, bound{"grant " + p.Grant.Name, LeaseFilter{Grant: p.Grant.Name}, 1, p.Grant.MaxLive})
+		}
+		if p.MaxLive == 0 {
+			continue
+		}
+		if i, there := rules[p.Rule]; there {
+			all[i].more++
+			continue
+		}
+		rules[p.Rule] = len(all)
+		all = append(all, bound{"rule " + p.Rule, LeaseFilter{Rule: p.Rule}, 1, p.MaxLive})
+	}
+	return all
 }
 
 const retrySoon = 5 * time.Second

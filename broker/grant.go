@@ -93,11 +93,13 @@ type Minter interface {
 	Mint(context.Context, Order, Handle) (Credential, error)
 	// Revoke takes the credential back. It is idempotent, undoes a crashed
 	// or half-done Mint, and treats what was never made as revoked, but only
-	// on the server that the lease names. A credential that cannot be taken
-	// back is an error that wraps [ErrExpiresOnly].
+	// on the server that the lease names: on another it does nothing, and the
+	// error wraps [ErrOtherServer]. A credential that cannot be taken back is
+	// an error that wraps [ErrExpiresOnly].
 	Revoke(context.Context, Lease) error
 	// Held lists what the target holds under names of this deployment that
-	// match in full; nil if the target can hold nothing.
+	// match in full: empty where there are none, nil where the target cannot
+	// hold or list any.
 	Held(context.Context) ([]Held, error)
 }
 
@@ -119,6 +121,9 @@ type Kind struct {
 	// Takeback is what giving back achieves for each credential of the kind,
 	// so that a job can be told before it asks for one. Empty: it depends.
 	Takeback Takeback
+	// Revokers is how many revocations of one target its minter works on at
+	// once, beside listing; 0: 4.
+	Revokers int
 	// CheckGrant reports every fault of a grant's params, naming the field
 	// (errors.Join of several); nil if there is none.
 	CheckGrant func(Grant) error

@@ -17,16 +17,18 @@ type plan struct {
 	orders  []Order
 	leases  []Lease
 	session Session
-	token   Secret  // zero: the session exists already
-	once    TokenID // the request's Idempotency-Key on the session, if it has one
-	seal    sealer
+
+	ruleCaps map[string]int // live leases, by the rule that gives them
+	token    Secret         // zero: the session exists already
+	once     TokenID        // the request's Idempotency-Key on the session, if it has one
+	seal     sealer
 }
 
 // plan draws the ids and asks each minter for its handle. Whole seconds only:
 // names, tokens and databases carry no fractions.
 func (b *Broker) plan(id Identity, r Request, d Decision) (*plan, error) {
 	now := b.now()
-	p := &plan{request: r, id: id, version: d.Version, would: d.Reported}
+	p := &plan{request: r, id: id, version: d.Version, would: d.Reported, ruleCaps: make(map[string]int)}
 	for _, permit := range d.Permits {
 		order, lease, err := b.planOne(id, r, permit, now)
 		if err != nil {
@@ -35,6 +37,9 @@ func (b *Broker) plan(id Identity, r Request, d Decision) (*plan, error) {
 		}
 		p.orders = append(p.orders, order)
 		p.leases = append(p.leases, lease)
+		if permit.MaxLive > 0 {
+			p.ruleCaps[permit.Rule] = permit.MaxLive
+		}
 	}
 	return p, nil
 }
@@ -66,7 +71,7 @@ func (p *plan) bind(s Session, token Secret) {
 
 func (b *Broker) planOne(id Identity, r Request, permit Permit, now time.Time) (Order, Lease, error) {
 	g := permit.Grant
-	minter, ok := b.targets[g.Target]
+	ln, ok := b.lanes[g.Target]
 	if !ok {
 		return Order{}, Lease{}, fmt.Errorf("grant %q names target %q, which is not configured", g.Name, g.Target)
 	}
@@ -78,7 +83,7 @@ func (b *Broker) planOne(id Identity, r Request, permit Permit, now time.Time) (
 		return Order{}, Lease{}, err
 	}
 	o := Order{Lease: lid, Grant: g, NotAfter: now.Add(permit.TTL).Truncate(time.Second), For: id}
-	handle, err := minter.Plan(o)
+	handle, err := ln.minter.Plan(o)
 	if err != nil {
 		return Order{}, Lease{}, fmt.Errorf("plan grant %q: %w", g.Name, err)
 	}
@@ -147,7 +152,7 @@ func (b *Broker) open(ctx context.Context, p *plan) error {
 	if len(p.leases) == 0 {
 		return nil
 	}
-	return b.leases.Open(ctx, p.leases, Caps{LivePerPlace: b.limits.LivePerPlace})
+	return b.leases.Open(ctx, p.leases, Caps{LivePerPlace: b.limits.LivePerPlace, LivePerRule: p.ruleCaps})
 }
 
 // mintAll mints in order and stops at the first failure, with what was made.
@@ -155,7 +160,7 @@ func (b *Broker) mintAll(ctx context.Context, p *plan) ([]Credential, error) {
 	var made []Credential
 	for i, order := range p.orders {
 		began := b.now()
-		c, err := b.targets[order.Grant.Target].Mint(ctx, order, p.leases[i].Handle)
+		c, err := b.lanes[order.Grant.Target].mint(ctx, order, p.leases[i].Handle)
 		if err == nil && !b.now().Before(order.NotAfter) {
 			err = errors.New("the target took longer than the credential was to live")
 		}

@@ -45,9 +45,13 @@ type Minted struct {
 	Takeback Takeback
 }
 
-// Caps bound the live leases of one place (see [Identity.Place]). Those of one
-// grant are bounded by [Grant.MaxLive]. 0 means no bound.
-type Caps struct{ LivePerPlace int }
+// Caps bound the live leases of one place (see [Identity.Place]) and those that
+// rules of policy gave, by the rule's id. Those of one grant are bounded by
+// [Grant.MaxLive]. What is 0 or missing has no bound.
+type Caps struct {
+	LivePerPlace int
+	LivePerRule  map[string]int
+}
 
 // Leases is where leases are kept. Each method is atomic and durable as far as
 // the store is: after an error the caller assumes that it may have happened.
@@ -76,6 +80,7 @@ type LeaseFilter struct {
 	Session SessionID
 	Place   string
 	Grant   string
+	Rule    string
 	Target  string
 }
 
@@ -89,6 +94,7 @@ type LeaseBook interface {
 	// most overdue first. Two brokers may be given the same lease; the work
 	// on it is idempotent.
 	Due(ctx context.Context, target string, at time.Time, limit int) ([]Lease, error)
-	// Live counts the leases a filter picks.
-	Live(ctx context.Context, f LeaseFilter) (int, error)
+	// Live counts the leases that each of several filters picks, in their
+	// order.
+	Live(ctx context.Context, f ...LeaseFilter) ([]int, error)
 }

@@ -155,7 +155,7 @@ func (r *rig) watch(f broker.LeaseFilter) (most func() int) {
 			if err != nil {
 				r.t.Error(err)
 			}
-			top = max(top, n)
+			top = max(top, n[0])
 			select {
 			case <-stop:
 				seen <- top

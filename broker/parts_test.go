@@ -298,6 +298,7 @@ type tally struct {
 	counts map[string]int
 	live   int
 	lag    time.Duration
+	lost   map[string]time.Duration // by target
 }
 
 func (t *tally) add(words ...string) {
@@ -317,6 +318,15 @@ func (t *tally) Swept(live int, lag time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.live, t.lag = live, lag
+}
+
+func (t *tally) Reached(target string, lost time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lost == nil {
+		t.lost = make(map[string]time.Duration)
+	}
+	t.lost[target] = lost
 }
 
 func (t *tally) of(words string) int {
@@ -399,8 +409,8 @@ func (f frailLeases) Due(ctx context.Context, target string, at time.Time, limit
 	return tried(ctx, f.course, "due", func() ([]broker.Lease, error) { return f.LeaseBook.Due(ctx, target, at, limit) })
 }
 
-func (f frailLeases) Live(ctx context.Context, by broker.LeaseFilter) (int, error) {
-	return tried(ctx, f.course, "live", func() (int, error) { return f.LeaseBook.Live(ctx, by) })
+func (f frailLeases) Live(ctx context.Context, by ...broker.LeaseFilter) ([]int, error) {
+	return tried(ctx, f.course, "live", func() ([]int, error) { return f.LeaseBook.Live(ctx, by...) })
 }
 
 func (f frailLeases) Start(ctx context.Context, s broker.Session) error {

@@ -29,6 +29,10 @@ type Permit struct {
 	Rule  string        `json:"rule"` // file/name
 	TTL   time.Duration `json:"ttl"`  // asked for, clamped by rule and grant; whole seconds, above 0
 
+	// MaxLive is how many leases that the rule gave may live at a time, over
+	// all its grants and jobs; 0: no cap.
+	MaxLive int `json:"-"`
+
 	// Takeback is what giving back would achieve, in the answer to a dry run;
 	// empty where the kind does not say. Policy does not know it.
 	Takeback Takeback `json:"takeback,omitempty"`

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -12,39 +11,63 @@ import (
 
 const (
 	sweepEvery = 5 * time.Second
-	sweepBatch = 200              // leases taken up in one pass of one target
-	maxBackoff = 20 * time.Second // a target that comes back is rid of what is overdue within 30 s
-	giveUpPass = 3                // failures in a row after which a pass leaves the rest for the next
+	sweepBatch = 200 // leases taken up in one pass of one target
 )
 
-// Run sweeps until ctx ends: each target in a loop of its own, so that a slow
-// or lost one holds up nobody else. It returns when all loops have ended.
+// Run takes back what is due until ctx ends. Each target has two loops of its
+// own, so that a slow or lost one holds up nobody else: one takes up the leases
+// that are due, the other looks at what the target holds. It returns when all
+// have ended.
 func (b *Broker) Run(ctx context.Context) {
 	var loops sync.WaitGroup
-	for name := range b.targets {
-		loops.Go(func() {
-			every(ctx, sweepEvery, func() {
-				for ctx.Err() == nil && b.SweepTarget(ctx, name) {
-				}
-			})
-		})
+	for _, ln := range b.lanes {
+		loops.Go(func() { b.sweeps(ctx, ln) })
+		loops.Go(func() { b.looks(ctx, ln) })
 	}
-	loops.Go(func() { every(ctx, sweepEvery, func() { b.report(ctx) }) })
+	loops.Go(func() {
+		for {
+			b.report(ctx)
+			if !rest(ctx, sweepEvery, nil) {
+				return
+			}
+		}
+	})
 	loops.Wait()
 }
 
-// every does it at once and then each d, until ctx ends.
-func every(ctx context.Context, d time.Duration, do func()) {
-	tick := time.NewTicker(d)
-	defer tick.Stop()
-	for {
-		do()
-		select {
-		case <-ctx.Done():
+// rest waits for d, or until it is woken. It reports whether to go on.
+func rest(ctx context.Context, d time.Duration, woken <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-woken:
+	case <-t.C:
+	}
+	return ctx.Err() == nil
+}
+
+// sweeps takes up what is due in one target, for ever. A lost target is tried
+// with one revocation at a time, less and less often.
+func (b *Broker) sweeps(ctx context.Context, ln *lane) {
+	for probes := 0; ; {
+		for ctx.Err() == nil && b.sweepDue(ctx, ln) {
+		}
+		if !rest(ctx, ln.pace(&probes), ln.due) {
 			return
-		case <-tick.C:
 		}
 	}
+}
+
+// pace is how long to wait before a target is turned to again; probes counts
+// how often it was while it was lost.
+func (ln *lane) pace(probes *int) time.Duration {
+	if ln.lost().IsZero() {
+		*probes = 0
+		return sweepEvery
+	}
+	*probes++
+	return min(backoff(*probes), maxProbe)
 }
 
 // SweepTarget makes one pass over one target: it revokes the leases that are
@@ -52,30 +75,121 @@ func every(ctx context.Context, d time.Duration, do func()) {
 // knows. Brokers need no leader for it: all of it is idempotent. It reports
 // whether more may be due than one pass took up.
 func (b *Broker) SweepTarget(ctx context.Context, target string) (more bool) {
-	due, err := b.due(ctx, target)
+	ln, ok := b.lanes[target]
+	if !ok {
+		return false
+	}
+	more = b.sweepDue(ctx, ln)
+	b.look(ctx, ln)
+	return more
+}
+
+// sweepDue makes one pass over the leases of a target that are due.
+func (b *Broker) sweepDue(ctx context.Context, ln *lane) (more bool) {
+	due, err := b.due(ctx, ln.target)
 	if err != nil {
-		b.quietly(ctx, "due leases cannot be read", target, err)
+		b.quietly(ctx, "due leases cannot be read", ln.target, err)
+	}
+	if !ln.lost().IsZero() {
+		slices.Reverse(due) // for the older ones it is too late anyway
 	}
 	// What was never tried goes first: leases that fail for ever must not hold
 	// up one that has just expired.
 	slices.SortStableFunc(due, func(x, y Lease) int { return cmp.Compare(min(x.Attempts, 1), min(y.Attempts, 1)) })
-	failures, skipped := 0, 0
-	for _, l := range due {
-		if ctx.Err() != nil || failures >= giveUpPass {
+	n := work(ctx, b, ln, due, func(l Lease) result {
+		switch {
+		case b.underWay.has(l.ID): // somebody waits for it already, and it may take long
+			return skipped
+		case b.revoke(ctx, l, "", sweepReason(l)).State == StateRevoking:
+			return failed
+		}
+		return gone
+	})
+	return len(due) == sweepBatch && n == len(due)
+}
+
+// result is what came of one piece of work.
+type result int
+
+const (
+	gone result = iota
+	failed
+	skipped
+)
+
+// work does it to each of several, in order, as many at once as the target
+// takes, and returns how many are gone. It stops early where the target is
+// lost: where it was lost before, after the first that fails.
+func work[T any](ctx context.Context, b *Broker, ln *lane, all []T, do func(T) result) int {
+	p := pass{patience: lostAfter}
+	todo := make(chan T)
+	var crew sync.WaitGroup
+	for range min(ln.info.Revokers, len(all)) {
+		crew.Go(func() {
+			for one := range todo {
+				p.count(do(one))
+			}
+		})
+	}
+	for _, one := range all {
+		if ctx.Err() != nil || !b.goesOn(ctx, ln, &p) {
 			break
 		}
-		if b.underWay.has(l.ID) { // somebody waits for it already, and it may take long
-			skipped++
-			continue
-		}
-		if b.revoke(ctx, l, "", sweepReason(l)).State == StateRevoking {
-			failures++
+		if ln.lost().IsZero() {
+			todo <- one
+		} else if r := do(one); r == failed {
+			break
 		} else {
-			failures = 0
+			p.count(r)
 		}
 	}
-	b.dropOrphans(ctx, target)
-	return len(due) == sweepBatch && failures+skipped == 0
+	close(todo)
+	crew.Wait()
+	return p.gone
+}
+
+// pass is what came of a pass so far.
+type pass struct {
+	mu       sync.Mutex // guards what is below
+	gone     int
+	inRow    int // failures
+	patience int // how many of them in a row before the target is asked whether it is there
+}
+
+func (p *pass) count(r result) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch r {
+	case gone:
+		p.gone++
+		p.inRow = 0
+	case failed:
+		p.inRow++
+	}
+}
+
+// tired reports whether so many failed in a row that the target may be lost,
+// and takes twice as many to say so again.
+func (p *pass) tired() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inRow < p.patience {
+		return false
+	}
+	p.inRow, p.patience = 0, 2*p.patience
+	return true
+}
+
+// goesOn reports whether a pass should. What fails may do so for reasons of its
+// own, and many such must not keep the rest waiting; so after some failures in
+// a row the target is asked for a sign of life. One that cannot list has no way
+// to give any, and is left alone until the next pass.
+func (b *Broker) goesOn(ctx context.Context, ln *lane, p *pass) bool {
+	if !p.tired() {
+		return true
+	}
+	held, err := b.held(ctx, ln)
+	return err == nil && held != nil
 }
 
 // due bounds the wait for the store: one that hangs must not end a sweeper's
@@ -87,90 +201,16 @@ func (b *Broker) due(ctx context.Context, target string) ([]Lease, error) {
 }
 
 func sweepReason(l Lease) string {
-	switch l.State {
-	case LeasePending:
+	switch {
+	case l.State == LeasePending:
 		return "abandoned"
-	case LeaseRevoking:
+	case l.State == LeaseRevoking && l.Attempts == 0:
+		return "asked"
+	case l.State == LeaseRevoking:
 		return "retried"
 	default:
 		return "expired"
 	}
-}
-
-// dropOrphans makes promise 1 hold even where our books were lost, or our clock
-// is slow: the target knows what is ours by name, and by its own clock what is
-// overdue.
-func (b *Broker) dropOrphans(ctx context.Context, target string) {
-	overdue, err := b.overdue(ctx, target)
-	if err != nil {
-		b.quietly(ctx, "target cannot be listed", target, err)
-		return
-	}
-	if len(overdue) == 0 {
-		return
-	}
-	known, err := b.knownHandles(ctx, target)
-	if err != nil {
-		b.quietly(ctx, "leases cannot be listed; overdue credentials are dropped all the same", target, err)
-	}
-	failures := 0
-	for _, h := range overdue {
-		if failures >= giveUpPass || ctx.Err() != nil {
-			return
-		}
-		l, leased := known[h.Handle]
-		var gone bool
-		switch {
-		case leased && (l.State == LeaseRevoking || b.underWay.has(l.ID)): // it has its own back-off
-			continue
-		case leased:
-			gone = b.revoke(ctx, l, "", "expired").State != StateRevoking
-		default:
-			gone = b.dropOrphan(ctx, target, h)
-		}
-		if gone {
-			failures = 0
-		} else {
-			failures++
-		}
-	}
-}
-
-// overdue lists what a target holds of ours past its expiry, in random order,
-// so that what cannot be dropped does not stand before the rest for ever.
-func (b *Broker) overdue(ctx context.Context, target string) ([]Held, error) {
-	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
-	defer done()
-	held, err := b.targets[target].Held(ctx)
-	if err != nil {
-		return nil, err
-	}
-	held = slices.DeleteFunc(held, func(h Held) bool { return !h.Overdue })
-	rand.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
-	return held, nil
-}
-
-func (b *Broker) knownHandles(ctx context.Context, target string) (map[Handle]Lease, error) {
-	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
-	defer done()
-	leases, err := b.book.List(ctx, LeaseFilter{Target: target})
-	known := make(map[Handle]Lease, len(leases))
-	for _, l := range leases {
-		known[l.Handle] = l
-	}
-	return known, err
-}
-
-func (b *Broker) dropOrphan(ctx context.Context, target string, h Held) bool {
-	l := Lease{Handle: h.Handle, Grant: Grant{Target: target}, NotAfter: h.Expires, State: LeaseRevoking}
-	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
-	defer done()
-	if err := b.takeBack(ctx, l); err != nil {
-		b.log.Warn("overdue credential without a lease could not be dropped; it is tried again", "handle", h.Handle, "target", target, "err", err)
-		return false
-	}
-	b.tell(ctx, Record{Event: EventOrphan, At: b.now(), Leases: []Lease{l}, Reason: "orphan"})
-	return true
 }
 
 // quietly logs what a sweep could not do, unless we are being stopped.
@@ -185,7 +225,10 @@ func (b *Broker) quietly(ctx context.Context, what, target string, err error) {
 func (b *Broker) report(ctx context.Context) {
 	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
 	defer done()
-	live, err := b.book.Live(ctx, LeaseFilter{})
+	for _, ln := range b.lanes {
+		b.meter.Reached(ln.target, ln.silence(b.now()))
+	}
+	live, err := b.live(ctx, LeaseFilter{})
 	if err != nil {
 		b.quietly(ctx, "leases cannot be counted", "", err)
 		return
@@ -196,61 +239,20 @@ func (b *Broker) report(ctx context.Context) {
 	}))
 }
 
-// backoff is how long to wait after n failures: 1 s doubling up to maxBackoff,
-// less up to a quarter, so that what failed together is not retried together.
-func backoff(n int) time.Duration {
-	d := maxBackoff
-	if n < 6 {
-		d = min(d, time.Second<<(n-1))
+// silence is how long the target has been lost; 0: it answers.
+func (ln *lane) silence(now time.Time) time.Duration {
+	since := ln.lost()
+	if since.IsZero() {
+		return 0
 	}
-	return d - time.Duration(rand.Int64N(int64(d)/4+1))
+	return max(time.Second, now.Sub(since))
 }
 
-// stuckLeases are those that this broker failed to take back: what the lag is
-// measured by.
-type stuckLeases struct {
-	mu    sync.Mutex // guards since
-	since map[LeaseID]time.Time
-}
-
-func (s *stuckLeases) held(id LeaseID, since time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.since == nil {
-		s.since = make(map[LeaseID]time.Time)
+// live counts the leases of one filter.
+func (b *Broker) live(ctx context.Context, f LeaseFilter) (int, error) {
+	n, err := b.book.Live(ctx, f)
+	if err != nil {
+		return 0, err
 	}
-	s.since[id] = since
-}
-
-func (s *stuckLeases) freed(id LeaseID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.since, id)
-}
-
-// lag is how long the most overdue stuck lease has been overdue; gone is asked
-// about that one.
-func (s *stuckLeases) lag(now time.Time, gone func(LeaseID) bool) time.Duration {
-	for {
-		id, since, ok := s.oldest()
-		if !ok {
-			return 0
-		}
-		if !gone(id) {
-			return max(0, now.Sub(since))
-		}
-		s.freed(id)
-	}
-}
-
-func (s *stuckLeases) oldest() (LeaseID, time.Time, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var oldest LeaseID
-	for id, since := range s.since {
-		if oldest == "" || since.Before(s.since[oldest]) {
-			oldest = id
-		}
-	}
-	return oldest, s.since[oldest], oldest != ""
+	return n[0], nil
 }

@@ -166,19 +166,27 @@ func TestLeasesThatNeverGoDoNotHoldUpOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, nil)
-				for range 60 {
-					h := r.exchange("db").Granted[0].Lease.Handle
-					r.course.breaks("drop "+string(h), errors.New("role owns objects"))
+				buy := func(name string, ttl time.Duration) broker.Lease {
+					request := ask(name)
+					request.Wants[0].TTL = ttl
+					answer, err := r.Exchange(context.Background(), r.token(job("1", "job-1")), request)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return answer.Granted[0].Lease
 				}
+				for range 60 {
+					r.course.breaks("drop "+string(buy("db", 30*time.Minute).Handle), errors.New("role owns objects"))
+				}
+				fresh := []broker.Lease{buy("few", 40*time.Minute), buy("few", 50*time.Minute)}
 				r.course.breaks("held left", held)
 				r.running(t, func() {
-					time.Sleep(65 * time.Minute) // all of them fail, again and again
-					for range 2 {
-						fresh := r.exchange("few").Granted[0].Lease
-						time.Sleep(time.Until(fresh.NotAfter) + 30*time.Second)
+					time.Sleep(35 * time.Minute) // all of them fail, again and again
+					for _, l := range fresh {
+						time.Sleep(time.Until(l.NotAfter) + 30*time.Second)
 						synctest.Wait()
-						if r.left.holds(fresh.Handle) {
-							t.Errorf("%v after its end %s is still there", time.Since(fresh.NotAfter), fresh.Handle)
+						if r.left.holds(l.Handle) {
+							t.Errorf("%v after its end %s is still there", time.Since(l.NotAfter), l.Handle)
 						}
 					}
 				})

@@ -130,7 +130,7 @@ func (b *Broker) GiveBack(ctx context.Context, session Secret, request string) (
 			outcomes = append(outcomes, Outcome{l, StateRevoking})
 			continue
 		}
-		outcomes = append(outcomes, b.revoke(ctx, l, request, "given_back"))
+		outcomes = append(outcomes, b.revokeAsked(ctx, l, request, "given_back"))
 	}
 	return outcomes, nil
 }
@@ -149,7 +149,7 @@ func (b *Broker) GiveBackLease(ctx context.Context, session Secret, id LeaseID, 
 	if l.Session != s.ID {
 		return Outcome{}, ErrNoLease
 	}
-	return b.revoke(ctx, l, request, "given_back"), nil
+	return b.revokeAsked(ctx, l, request, "given_back"), nil
 }
 
 // Leases lists leases for an operator, oldest first.
@@ -168,7 +168,7 @@ func (b *Broker) RevokeLease(ctx context.Context, id LeaseID, request, by string
 		return Outcome{}, asError(err, Unavailable, "the lease store cannot be read")
 	}
 	b.tell(ctx, Record{Event: EventOperator, At: b.now(), Request: request, Leases: []Lease{l}, Reason: "revoke", Detail: by})
-	return b.revoke(ctx, l, request, "operator"), nil
+	return b.revokeAsked(ctx, l, request, "operator"), nil
 }
 
 // revoke takes one credential back, once at a time: whoever asks for the same
@@ -177,6 +177,23 @@ func (b *Broker) revoke(ctx context.Context, l Lease, request, why string) Outco
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
 	defer done()
 	return b.underWay.once(ctx, l, func() Outcome { return b.revokeNow(ctx, l, request, why) })
+}
+
+// revokeAsked is revoke for somebody who waits for it. Where the target is lost
+// they are told at once, and the lease is due: a sweeper tries it as soon as
+// there is an answer.
+func (b *Broker) revokeAsked(ctx context.Context, l Lease, request, why string) Outcome {
+	ln, ok := b.lanes[l.Grant.Target]
+	if !ok || ln.lost().IsZero() {
+		return b.revoke(ctx, l, request, why)
+	}
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
+	defer done()
+	l.State, l.Due = LeaseRevoking, b.now()
+	if err := b.leases.Postpone(ctx, l); err != nil {
+		b.log.Warn("lease could not be made due", "lease", l.ID, "err", err)
+	}
+	return Outcome{l, StateRevoking}
 }
 
 // revokeNow keeps the books: closed when the credential is gone, postponed when
@@ -205,11 +222,11 @@ func (b *Broker) revokeNow(ctx context.Context, l Lease, request, why string) Ou
 
 // takeBack asks the target, and counts.
 func (b *Broker) takeBack(ctx context.Context, l Lease) error {
-	minter, ok := b.targets[l.Grant.Target]
+	ln, ok := b.lanes[l.Grant.Target]
 	if !ok {
 		return fmt.Errorf("target %q is not configured any more; put it back with retired: true", l.Grant.Target)
 	}
-	err := minter.Revoke(ctx, l)
+	err := ln.revoke(ctx, l)
 	switch {
 	case err == nil:
 		b.meter.Revoked(l.Grant.Kind, "ok")

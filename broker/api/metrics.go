@@ -33,6 +33,7 @@ type Metrics struct {
 	revocations *prometheus.CounterVec
 	live        prometheus.Gauge
 	lag         prometheus.Gauge
+	lost        *prometheus.GaugeVec
 	fsync       prometheus.Histogram
 	requests    *prometheus.HistogramVec
 	reloads     *prometheus.CounterVec
@@ -57,6 +58,8 @@ func NewMetrics(c MetricsConfig) *Metrics {
 			Help: "Leases on the books, over all brokers."}),
 		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "daypass_sweep_lag_seconds",
 			Help: "How long the most overdue credential has been waiting to be taken back."}),
+		lost: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_target_lost_seconds",
+			Help: "How long a target has not answered; 0: it answers. Nothing is issued there meanwhile."}, []string{"target"}),
 		fsync: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "daypass_journal_fsync_seconds",
 			Help:    "How long the journal takes to become durable.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1}}),
@@ -70,7 +73,7 @@ func NewMetrics(c MetricsConfig) *Metrics {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "daypass_build_info", Help: "Always 1; the label says what runs.",
 		ConstLabels: prometheus.Labels{"version": cmp.Or(c.Version, "unknown")}})
 	info.Set(1)
-	m.registry.MustRegister(m.exchanges, m.mints, m.revocations, m.live, m.lag, m.fsync, m.requests, m.reloads, m.reported, info,
+	m.registry.MustRegister(m.exchanges, m.mints, m.revocations, m.live, m.lag, m.lost, m.fsync, m.requests, m.reloads, m.reported, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -99,6 +102,11 @@ func (m *Metrics) Reported(rule string, effect broker.Effect) {
 func (m *Metrics) Swept(live int, lag time.Duration) {
 	m.live.Set(float64(live))
 	m.lag.Set(lag.Seconds())
+}
+
+// Reached implements [broker.Meter]. Targets are configured.
+func (m *Metrics) Reached(target string, lost time.Duration) {
+	m.lost.WithLabelValues(target).Set(lost.Seconds())
 }
 
 // Fsynced measures one fsync of the journal.
@@ -198,7 +206,7 @@ func knownOutcomes(more []string) map[string]bool {
 		"issued", "redelivered", "ok", "failed",
 		"answer_store", "being_answered", "denied_stranger", "idempotency_key_used", "issued_in_future", "journal",
 		"journal_intent", "journal_issued", "lease_store", "no_policy", "no_randomness", "not_longer", "other_job",
-		"plan", "record_refused", "replay_store", "session_reused", "session_start", "session_unknown", "too_many_live",
+		"plan", "record_refused", "replay_store", "session_reused", "session_start", "session_unknown", "target_lost", "too_many_live",
 	}, {
 		"alg_refused", "ambiguous", "aud_not_single", "audience_mismatch", "claim_missing", "claims", "encoding",
 		"exp_before_iat", "exp_missing", "exp_type", "expired", "header", "header_member", "iat_in_future", "iat_missing",

@@ -94,7 +94,10 @@ func (b *leaseBench) live(t *testing.T, f broker.LeaseFilter) int {
 	t.Helper()
 	n, err := b.Live(t.Context(), f)
 	must(t, err)
-	return n
+	if len(n) != 1 {
+		t.Fatalf("%d counts for one filter", len(n))
+	}
+	return n[0]
 }
 
 func (b *leaseBench) due(t *testing.T, target string, limit int) []broker.LeaseID {

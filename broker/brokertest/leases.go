@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,6 +31,9 @@ func TestLeases(t *testing.T, open func(t *testing.T, now func() time.Time) Leas
 		"leases are opened all or none":                                  leaseAllOrNone,
 		"the cap of a place holds":                                       leasePlaceCap,
 		"the cap of a grant holds":                                       leaseGrantCap,
+		"the cap of a rule holds over its grants":                        leaseRuleCap,
+		"a refusal names the cap":                                        leaseNamesCap,
+		"several filters are counted at once":                            leaseCountsMany,
 		"no cap is passed by 64 openings at once":                        leaseCapsAtOnce,
 		"a lease counts until it is closed":                              leaseCounts,
 		"activating after the session was shut fails":                    leaseActivateShut,
@@ -153,12 +157,75 @@ func leaseGrantCap(t *testing.T, b *leaseBench) {
 	}
 }
 
+func leaseRuleCap(t *testing.T, b *leaseBench) {
+	s, other := b.session(t), NewSession(b.clock.Now())
+	other.For.Job.RepositoryID = "78"
+	must(t, b.Start(t.Context(), other))
+	caps := broker.Caps{LivePerRule: map[string]int{"teams/a": 3, "teams/b": 1}}
+	lease := func(s broker.Session, rule, grant string) broker.Lease {
+		l := NewLease(s, b.clock.Now())
+		l.Rule, l.Grant.Name = rule, grant
+		return l
+	}
+	open := func(leases ...broker.Lease) error { return b.Open(t.Context(), leases, caps) }
+	must(t, open(lease(s, "teams/a", "x"), lease(s, "teams/a", "y"), lease(s, "teams/b", "x")))
+	wantCode(t, open(lease(s, "teams/a", "x"), lease(s, "teams/a", "z")), broker.RateLimited) // room for one of them
+	wantCode(t, open(lease(s, "teams/c", "x"), lease(s, "teams/b", "y")), broker.RateLimited)
+	for range 5 {
+		must(t, open(lease(s, "teams/c", "x"))) // a rule without a cap
+	}
+	last := lease(other, "teams/a", "z") // whichever job and grant it is for
+	must(t, open(last))
+	wantCode(t, open(lease(s, "teams/a", "x")), broker.RateLimited)
+	if n := b.live(t, broker.LeaseFilter{Rule: "teams/a"}); n != 3 {
+		t.Errorf("%d leases of the rule, want 3", n)
+	}
+	must(t, b.Close(t.Context(), last.ID))
+	must(t, open(lease(s, "teams/a", "x")))
+}
+
+func leaseNamesCap(t *testing.T, b *leaseBench) {
+	s := b.session(t)
+	fill := NewLease(s, b.clock.Now())
+	fill.Grant.MaxLive = 1
+	must(t, b.Open(t.Context(), []broker.Lease{fill}, broker.Caps{}))
+	for says, caps := range map[string]broker.Caps{
+		"this repository": {LivePerPlace: 1},
+		"grant db":        {},
+		"rule teams/rule": {LivePerRule: map[string]int{"teams/rule": 1}},
+	} {
+		l := NewLease(s, b.clock.Now())
+		if says == "grant db" {
+			l.Grant.MaxLive = 1
+		}
+		err := b.Open(t.Context(), []broker.Lease{l}, caps)
+		if e, ok := errors.AsType[*broker.Error](err); !ok || e.Reason != "too_many_live" || !strings.HasPrefix(e.Public, says+" ") {
+			t.Errorf("%s: %v", says, err)
+		}
+	}
+}
+
+func leaseCountsMany(t *testing.T, b *leaseBench) {
+	s := b.session(t)
+	b.open(t, s)
+	b.open(t, s, func(l *broker.Lease) { l.Grant.Name, l.Rule = "tokens", "teams/other" })
+	n, err := b.Live(t.Context(), broker.LeaseFilter{Grant: "tokens"}, broker.LeaseFilter{}, broker.LeaseFilter{Grant: "none"},
+		broker.LeaseFilter{Grant: "db", Rule: "teams/other"}, broker.LeaseFilter{Target: "pg"}, broker.LeaseFilter{Rule: "teams/rule"},
+		broker.LeaseFilter{Session: s.ID}, broker.LeaseFilter{Grant: "db", Rule: "teams/rule"})
+	must(t, err)
+	same(t, "counts", n, []int{1, 2, 0, 0, 2, 1, 2, 1}, func(a, b int) bool { return a == b })
+	if n, err = b.Live(t.Context()); err != nil || len(n) != 0 {
+		t.Errorf("no filters count %v, %v", n, err)
+	}
+}
+
 func leaseCapsAtOnce(t *testing.T, b *leaseBench) {
 	const most = 7
 	for name, row := range map[string]struct {
 		caps  broker.Caps
 		grant int
-	}{"place": {broker.Caps{LivePerPlace: most}, 0}, "grant": {broker.Caps{}, most}} {
+	}{"place": {broker.Caps{LivePerPlace: most}, 0}, "grant": {broker.Caps{}, most},
+		"rule": {broker.Caps{LivePerRule: map[string]int{"rule": most}}, 0}} {
 		var opened, refused atomic.Int32
 		sessions := make([]broker.Session, 64)
 		for i := range sessions {
@@ -168,7 +235,7 @@ func leaseCapsAtOnce(t *testing.T, b *leaseBench) {
 		}
 		together(64, func(i int) {
 			l := NewLease(sessions[i], b.clock.Now())
-			l.Grant.Name, l.Grant.MaxLive = name, row.grant
+			l.Grant.Name, l.Grant.MaxLive, l.Rule = name, row.grant, name
 			switch err := b.Open(t.Context(), []broker.Lease{l}, row.caps); {
 			case err == nil:
 				opened.Add(1)
@@ -189,7 +256,7 @@ func leaseCounts(t *testing.T, b *leaseBench) {
 	pending, active, revoking := b.open(t, s), b.active(t, s), b.active(t, s)
 	must(t, b.Postpone(t.Context(), revoking))
 	b.clock.Advance(24 * time.Hour) // an expired lease is one until it is closed
-	filters := []broker.LeaseFilter{{}, {Session: s.ID}, {Place: s.For.Place()}, {Grant: "db"}, {Target: "pg"}, {Grant: "db", Target: "pg"}}
+	filters := []broker.LeaseFilter{{}, {Session: s.ID}, {Place: s.For.Place()}, {Grant: "db"}, {Target: "pg"}, {Grant: "db", Target: "pg"}, {Rule: "teams/rule"}}
 	for left, close := range []broker.LeaseID{pending.ID, active.ID, revoking.ID} {
 		for _, f := range filters {
 			if n := b.live(t, f); n != 3-left {
@@ -353,7 +420,10 @@ func leaseList(t *testing.T, b *leaseBench) {
 	now := b.clock.Now()
 	second := b.open(t, s, func(l *broker.Lease) { l.Opened = now.Add(2 * time.Second) })
 	first := b.open(t, s, func(l *broker.Lease) { l.Opened = now.Add(time.Second); l.Grant.Target = "my" })
-	third := b.open(t, other, func(l *broker.Lease) { l.Opened = now.Add(3 * time.Second); l.Grant.Name = "tokens" })
+	third := b.open(t, other, func(l *broker.Lease) {
+		l.Opened = now.Add(3 * time.Second)
+		l.Grant.Name, l.Rule = "tokens", "teams/other"
+	})
 	for _, row := range []struct {
 		f    broker.LeaseFilter
 		want []broker.LeaseID
@@ -363,6 +433,8 @@ func leaseList(t *testing.T, b *leaseBench) {
 		{broker.LeaseFilter{Place: other.For.Place()}, []broker.LeaseID{third.ID}},
 		{broker.LeaseFilter{Grant: "db"}, []broker.LeaseID{first.ID, second.ID}},
 		{broker.LeaseFilter{Target: "pg"}, []broker.LeaseID{second.ID, third.ID}},
+		{broker.LeaseFilter{Rule: "teams/rule"}, []broker.LeaseID{first.ID, second.ID}},
+		{broker.LeaseFilter{Rule: "teams/other", Place: other.For.Place()}, []broker.LeaseID{third.ID}},
 		{broker.LeaseFilter{Session: s.ID, Target: "pg"}, []broker.LeaseID{second.ID}},
 		{broker.LeaseFilter{Session: other.ID, Grant: "db"}, nil},
 		{broker.LeaseFilter{Place: "nowhere"}, nil},

@@ -15,7 +15,7 @@ type books struct {
 	sessions map[broker.SessionID]broker.Session
 
 	// Which leases belong to what; no empty set is kept.
-	places, grants, targets, owners map[string]ids
+	places, grants, rules, targets, owners map[string]ids
 }
 
 type ids map[broker.LeaseID]struct{}
@@ -24,7 +24,7 @@ func newBooks() books {
 	return books{
 		leases:   make(map[broker.LeaseID]broker.Lease),
 		sessions: make(map[broker.SessionID]broker.Session),
-		places:   make(map[string]ids), grants: make(map[string]ids),
+		places:   make(map[string]ids), grants: make(map[string]ids), rules: make(map[string]ids),
 		targets: make(map[string]ids), owners: make(map[string]ids),
 	}
 }
@@ -59,7 +59,7 @@ func (b *books) drop(id broker.LeaseID) {
 // indexes yields each index that has to know of a lease, under its key.
 func (b *books) indexes(l broker.Lease) iter.Seq2[string, map[string]ids] {
 	return func(yield func(string, map[string]ids) bool) {
-		_ = yield(l.Place, b.places) && yield(l.Grant.Name, b.grants) &&
+		_ = yield(l.Place, b.places) && yield(l.Grant.Name, b.grants) && yield(l.Rule, b.rules) &&
 			yield(l.Grant.Target, b.targets) && yield(string(l.Session), b.owners)
 	}
 }
@@ -72,6 +72,8 @@ func (b *books) pick(f broker.LeaseFilter) []broker.Lease {
 		candidates = maps.Keys(b.owners[string(f.Session)])
 	case f.Place != "":
 		candidates = maps.Keys(b.places[f.Place])
+	case f.Rule != "":
+		candidates = maps.Keys(b.rules[f.Rule])
 	case f.Grant != "":
 		candidates = maps.Keys(b.grants[f.Grant])
 	case f.Target != "":
@@ -84,6 +86,21 @@ func (b *books) pick(f broker.LeaseFilter) []broker.Lease {
 		}
 	}
 	return picked
+}
+
+// count is how many leases a filter picks.
+func (b *books) count(f broker.LeaseFilter) int {
+	switch f {
+	case broker.LeaseFilter{}:
+		return len(b.leases)
+	case broker.LeaseFilter{Place: f.Place}:
+		return len(b.places[f.Place])
+	case broker.LeaseFilter{Rule: f.Rule}:
+		return len(b.rules[f.Rule])
+	case broker.LeaseFilter{Grant: f.Grant}:
+		return len(b.grants[f.Grant])
+	}
+	return len(b.pick(f))
 }
 
 // keeps reports whether a session has to be kept.

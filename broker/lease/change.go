@@ -17,20 +17,22 @@ type opening struct {
 	session broker.SessionID
 	place   string
 	leases  []broker.Lease
-	grants  map[string]grantDemand // those with a cap
+	grants  map[string]demand // those with a cap
+	rules   map[string]demand // likewise
 }
 
-// grantDemand is how many leases of a grant are asked for, and how many may
+// demand is how many leases of a grant or rule are asked for, and how many may
 // live.
-type grantDemand struct{ more, most int }
+type demand struct{ more, most int }
 
 // checkOpening refuses what the broker never asks for: leases of several jobs
 // at once, or such as are not pending.
-func checkOpening(leases []broker.Lease) (opening, error) {
+func checkOpening(leases []broker.Lease, caps broker.Caps) (opening, error) {
 	if len(leases) == 0 {
 		return opening{}, fault(errors.New("open: no leases"))
 	}
-	o := opening{session: leases[0].Session, place: leases[0].Place, leases: leases, grants: make(map[string]grantDemand)}
+	o := opening{session: leases[0].Session, place: leases[0].Place, leases: leases,
+		grants: make(map[string]demand), rules: make(map[string]demand)}
 	seen := make(map[broker.LeaseID]bool)
 	for _, l := range leases {
 		switch {
@@ -43,8 +45,10 @@ func checkOpening(leases []broker.Lease) (opening, error) {
 		}
 		seen[l.ID] = true
 		if g := l.Grant; g.MaxLive > 0 {
-			d := o.grants[g.Name]
-			o.grants[g.Name] = grantDemand{more: d.more + 1, most: g.MaxLive}
+			o.grants[g.Name] = demand{more: o.grants[g.Name].more + 1, most: g.MaxLive}
+		}
+		if most := caps.LivePerRule[l.Rule]; most > 0 {
+			o.rules[l.Rule] = demand{more: o.rules[l.Rule].more + 1, most: most}
 		}
 	}
 	return o, nil
@@ -139,6 +143,7 @@ func picks(f broker.LeaseFilter, l broker.Lease) bool {
 	return (f.Session == "" || f.Session == l.Session) &&
 		(f.Place == "" || f.Place == l.Place) &&
 		(f.Grant == "" || f.Grant == l.Grant.Name) &&
+		(f.Rule == "" || f.Rule == l.Rule) &&
 		(f.Target == "" || f.Target == l.Grant.Target)
 }
 

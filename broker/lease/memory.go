@@ -43,7 +43,7 @@ func NewMemory(c MemoryConfig) (*Memory, error) {
 
 // Open implements [broker.Leases].
 func (m *Memory) Open(ctx context.Context, leases []broker.Lease, caps broker.Caps) error {
-	o, err := checkOpening(leases)
+	o, err := checkOpening(leases, caps)
 	if err != nil {
 		return err
 	}
@@ -57,9 +57,14 @@ func (m *Memory) Open(ctx context.Context, leases []broker.Lease, caps broker.Ca
 	if most := caps.LivePerPlace; most > 0 && len(m.books.places[o.place])+len(leases) > most {
 		return broker.TooManyLive("this repository")
 	}
-	for grant, d := range o.grants {
-		if len(m.books.grants[grant])+d.more > d.most {
-			return broker.TooManyLive("grant " + grant)
+	for name, d := range o.grants {
+		if len(m.books.grants[name])+d.more > d.most {
+			return broker.TooManyLive("grant " + name)
+		}
+	}
+	for id, d := range o.rules {
+		if len(m.books.rules[id])+d.more > d.most {
+			return broker.TooManyLive("rule " + id)
 		}
 	}
 	for _, l := range leases {
@@ -136,18 +141,14 @@ func (m *Memory) List(ctx context.Context, f broker.LeaseFilter) ([]broker.Lease
 }
 
 // Live implements [broker.LeaseBook].
-func (m *Memory) Live(ctx context.Context, f broker.LeaseFilter) (int, error) {
+func (m *Memory) Live(ctx context.Context, filters ...broker.LeaseFilter) ([]int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch f {
-	case broker.LeaseFilter{}:
-		return len(m.books.leases), nil
-	case broker.LeaseFilter{Place: f.Place}:
-		return len(m.books.places[f.Place]), nil
-	case broker.LeaseFilter{Grant: f.Grant}:
-		return len(m.books.grants[f.Grant]), nil
+	counts := make([]int, len(filters))
+	for i, f := range filters {
+		counts[i] = m.books.count(f)
 	}
-	return len(m.books.pick(f)), nil
+	return counts, nil
 }
 
 // Due implements [broker.LeaseBook].

@@ -134,6 +134,7 @@ func (r *Redis) sessionKey(id broker.SessionID) string { return r.prefix + "sess
 // so is found in its target by name.
 func (r *Redis) ownerKey(id broker.SessionID) string { return r.prefix + "of:" + string(id) }
 func (r *Redis) grantKey(name string) string         { return r.prefix + "grant:" + name }
+func (r *Redis) ruleKey(id string) string            { return r.prefix + "rule:" + id }
 func (r *Redis) dueKey(target string) string         { return r.prefix + "due:" + target } // by Due, or until when a sweeper has it
 func (r *Redis) allKey() string                      { return r.prefix + "leases" }        // by Opened
 

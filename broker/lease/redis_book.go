@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -28,6 +29,8 @@ func (r *Redis) index(f broker.LeaseFilter) (key string, sorted sortedness) {
 		return r.ownerKey(f.Session), unsorted
 	case f.Place != "":
 		return r.placeKey(f.Place), unsorted
+	case f.Rule != "":
+		return r.ruleKey(f.Rule), unsorted
 	case f.Grant != "":
 		return r.grantKey(f.Grant), unsorted
 	case f.Target != "":
@@ -119,22 +122,47 @@ func leaseIDs(names []string) []broker.LeaseID {
 	return ids
 }
 
-// Live implements [broker.LeaseBook].
-func (r *Redis) Live(ctx context.Context, f broker.LeaseFilter) (int, error) {
-	only := []broker.LeaseFilter{{}, {Session: f.Session}, {Place: f.Place}, {Grant: f.Grant}, {Target: f.Target}}
-	if !slices.Contains(only, f) {
+// Live implements [broker.LeaseBook]. What one index holds is counted by the
+// index, all of it in one round trip.
+func (r *Redis) Live(ctx context.Context, filters ...broker.LeaseFilter) ([]int, error) {
+	counts := make([]int, len(filters))
+	var keys []string
+	var places []int // of each key in counts
+	for i, f := range filters {
+		only := []broker.LeaseFilter{{}, {Session: f.Session}, {Place: f.Place}, {Grant: f.Grant}, {Rule: f.Rule}, {Target: f.Target}}
+		if slices.Contains(only, f) {
+			index, _ := r.index(f)
+			keys, places = append(keys, index), append(places, i)
+			continue
+		}
 		leases, err := r.List(ctx, f)
-		return len(leases), err
+		if err != nil {
+			return nil, err
+		}
+		counts[i] = len(leases)
+	}
+	found, err := r.count(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range found {
+		counts[places[i]] = int(n)
+	}
+	return counts, nil
+}
+
+// count returns how many members each index has.
+func (r *Redis) count(ctx context.Context, keys []string) ([]int64, error) {
+	if len(keys) == 0 {
+		return nil, nil
 	}
 	ctx, done := context.WithTimeout(ctx, r.Timeout)
 	defer done()
-	index, sorted := r.index(f)
-	count := r.client.SCard
-	if sorted == byScore {
-		count = r.client.ZCard
+	n, err := r.scripts.count.Run(ctx, r.client, keys).Int64Slice()
+	if err == nil && len(n) != len(keys) {
+		err = fmt.Errorf("redis gave %d counts for %d indexes", len(n), len(keys))
 	}
-	n, err := count(ctx, index).Result()
-	return int(n), unreachable(err)
+	return n, unreachable(err)
 }
 
 const (

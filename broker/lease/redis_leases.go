@@ -14,7 +14,7 @@ import (
 
 // Open implements [broker.Leases].
 func (r *Redis) Open(ctx context.Context, leases []broker.Lease, caps broker.Caps) error {
-	o, err := checkOpening(leases)
+	o, err := checkOpening(leases, caps)
 	if err != nil {
 		return err
 	}
@@ -32,8 +32,8 @@ func (r *Redis) Open(ctx context.Context, leases []broker.Lease, caps broker.Cap
 		keys := []string{r.sessionKey(o.session), r.placeKey(o.place), r.ownerKey(o.session), r.allKey()}
 		args := []any{s.raw, caps.LivePerPlace}
 		for i, l := range leases {
-			keys = append(keys, r.leaseKey(l.ID), r.dueKey(l.Grant.Target), r.grantKey(l.Grant.Name))
-			args = append(args, string(l.ID), records[i], l.Due.UnixMilli(), l.Opened.UnixMilli(), l.Grant.MaxLive)
+			keys = append(keys, r.leaseKey(l.ID), r.dueKey(l.Grant.Target), r.grantKey(l.Grant.Name), r.ruleKey(l.Rule))
+			args = append(args, string(l.ID), records[i], l.Due.UnixMilli(), l.Opened.UnixMilli(), l.Grant.MaxLive, caps.LivePerRule[l.Rule])
 		}
 		return r.run(ctx, r.scripts.open, keys, args...)
 	}
@@ -60,9 +60,12 @@ func (r *Redis) openSessionOf(ctx context.Context, id broker.SessionID, leases .
 const (
 	placeFull = "place full"
 	grantFull = "grant full " // and which lease would be too many
+	ruleFull  = "rule full "  // likewise
 )
 
-func full(word string) bool { return word == placeFull || strings.HasPrefix(word, grantFull) }
+func full(word string) bool {
+	return word == placeFull || strings.HasPrefix(word, grantFull) || strings.HasPrefix(word, ruleFull)
+}
 
 // outcome reads the word of the opening script.
 func (o opening) outcome(word string) error {
@@ -73,11 +76,25 @@ func (o opening) outcome(word string) error {
 		return broker.TooManyLive("this repository")
 	}
 	if which, ok := strings.CutPrefix(word, grantFull); ok {
-		if i, err := strconv.Atoi(which); err == nil && i >= 0 && i < len(o.leases) {
-			return broker.TooManyLive("grant " + o.leases[i].Grant.Name)
+		if l, there := o.lease(which); there {
+			return broker.TooManyLive("grant " + l.Grant.Name)
+		}
+	}
+	if which, ok := strings.CutPrefix(word, ruleFull); ok {
+		if l, there := o.lease(which); there {
+			return broker.TooManyLive("rule " + l.Rule)
 		}
 	}
 	return fault(fmt.Errorf("open leases: %s", word))
+}
+
+// lease is the one that the opening script means by a number.
+func (o opening) lease(which string) (broker.Lease, bool) {
+	i, err := strconv.Atoi(which)
+	if err != nil || i < 0 || i >= len(o.leases) {
+		return broker.Lease{}, false
+	}
+	return o.leases[i], true
 }
 
 // healCaps frees the room of leases whose records were deleted by hand, and
@@ -86,6 +103,9 @@ func (r *Redis) healCaps(ctx context.Context, o opening) bool {
 	indexes := []string{r.placeKey(o.place)}
 	for name := range o.grants {
 		indexes = append(indexes, r.grantKey(name))
+	}
+	for id := range o.rules {
+		indexes = append(indexes, r.ruleKey(id))
 	}
 	freed := false
 	for _, index := range indexes {
@@ -203,7 +223,7 @@ func (r *Redis) Close(ctx context.Context, id broker.LeaseID) error {
 		}
 		l := kept.value
 		return r.run(ctx, r.scripts.forget, []string{r.leaseKey(id), r.dueKey(l.Grant.Target), r.allKey(),
-			r.placeKey(l.Place), r.ownerKey(l.Session), r.grantKey(l.Grant.Name), r.sessionKey(l.Session)}, string(id), kept.raw)
+			r.placeKey(l.Place), r.ownerKey(l.Session), r.grantKey(l.Grant.Name), r.ruleKey(l.Rule), r.sessionKey(l.Session)}, string(id), kept.raw)
 	})
 	return err
 }

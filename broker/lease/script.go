@@ -12,7 +12,7 @@ import (
 // where they differ; then the caller reads again and decides anew. None may be
 // run twice by the client library; all may be by the caller.
 type scripts struct {
-	open, activate, replace, forget, extend, shut, take, reindex, heal *redis.Script
+	open, activate, replace, forget, extend, shut, take, reindex, heal, count *redis.Script
 }
 
 func newScripts() scripts {
@@ -21,34 +21,39 @@ func newScripts() scripts {
 		replace: redis.NewScript(replaceScript), forget: redis.NewScript(forgetScript),
 		extend: redis.NewScript(extendScript), shut: redis.NewScript(shutScript),
 		take: redis.NewScript(takeScript), reindex: redis.NewScript(reindexScript), heal: redis.NewScript(healScript),
+		count: redis.NewScript(countScript),
 	}
 }
 
 // openScript stores pending leases. A session with leases does not expire.
 //
-// KEYS: session, place, owner, all; for each lease its own, due, grant.
+// KEYS: session, place, owner, all; for each lease its own, due, grant, rule.
 // ARGV: session as read, cap of the place; for each lease id, record, due,
-// opened, cap of the grant.
+// opened, cap of the grant, cap of the rule.
 const openScript = `
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'changed' end
-local n, cap = (#KEYS - 4) / 3, tonumber(ARGV[2])
+local n, cap = (#KEYS - 4) / 4, tonumber(ARGV[2])
 if cap > 0 and redis.call('SCARD', KEYS[2]) + n > cap then return 'place full' end
 local more = {}
-for i = 0, n - 1 do
-	local grant, cap = KEYS[7 + 3 * i], tonumber(ARGV[7 + 5 * i])
-	more[grant] = (more[grant] or 0) + 1
-	if cap > 0 and redis.call('SCARD', grant) + more[grant] > cap then return 'grant full ' .. i end
-	if redis.call('EXISTS', KEYS[5 + 3 * i]) == 1 then return 'exists' end
+local function full(index, cap)
+	more[index] = (more[index] or 0) + 1
+	return cap > 0 and redis.call('SCARD', index) + more[index] > cap
 end
 for i = 0, n - 1 do
-	local lease, due, grant = KEYS[5 + 3 * i], KEYS[6 + 3 * i], KEYS[7 + 3 * i]
-	local id, record, when, opened = ARGV[3 + 5 * i], ARGV[4 + 5 * i], ARGV[5 + 5 * i], ARGV[6 + 5 * i]
+	if full(KEYS[7 + 4 * i], tonumber(ARGV[7 + 6 * i])) then return 'grant full ' .. i end
+	if full(KEYS[8 + 4 * i], tonumber(ARGV[8 + 6 * i])) then return 'rule full ' .. i end
+	if redis.call('EXISTS', KEYS[5 + 4 * i]) == 1 then return 'exists' end
+end
+for i = 0, n - 1 do
+	local lease, due, grant, rule = KEYS[5 + 4 * i], KEYS[6 + 4 * i], KEYS[7 + 4 * i], KEYS[8 + 4 * i]
+	local id, record, when, opened = ARGV[3 + 6 * i], ARGV[4 + 6 * i], ARGV[5 + 6 * i], ARGV[6 + 6 * i]
 	redis.call('SET', lease, record)
 	redis.call('ZADD', due, when, id)
 	redis.call('ZADD', KEYS[4], opened, id)
 	redis.call('SADD', KEYS[2], id)
 	redis.call('SADD', KEYS[3], id)
 	redis.call('SADD', grant, id)
+	redis.call('SADD', rule, id)
 end
 redis.call('PERSIST', KEYS[1])
 return 'done'
@@ -83,20 +88,20 @@ return 'done'
 // forgetScript forgets one lease. With the last one its session may expire
 // again: an hour after its expiry, so that clocks need not agree.
 //
-// KEYS: lease, due, all, place, owner, grant, session. ARGV: id, record as
-// read.
+// KEYS: lease, due, all, place, owner, grant, rule, session. ARGV: id, record
+// as read.
 const forgetScript = `
 if redis.call('GET', KEYS[1]) ~= ARGV[2] then return 'changed' end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-for i = 4, 6 do redis.call('SREM', KEYS[i], ARGV[1]) end
+for i = 4, 7 do redis.call('SREM', KEYS[i], ARGV[1]) end
 if redis.call('EXISTS', KEYS[5]) == 0 then
-	local session = redis.call('GET', KEYS[7])
+	local session = redis.call('GET', KEYS[8])
 	if session then
 		local t = redis.call('TIME')
 		local expires = tonumber(string.match(session, '^1:%x+:(%d+):') or 0)
-		redis.call('PEXPIREAT', KEYS[7], string.format('%.0f', math.max(expires, t[1] * 1000) + 3600000))
+		redis.call('PEXPIREAT', KEYS[8], string.format('%.0f', math.max(expires, t[1] * 1000) + 3600000))
 	end
 end
 return 'done'
@@ -171,6 +176,15 @@ for _, id in ipairs(ids) do
 	end
 end
 return gone
+`
+
+// countScript says how many members each of several indexes has, at one moment.
+const countScript = `
+local counts = {}
+for i, index in ipairs(KEYS) do
+	counts[i] = redis.call(redis.call('TYPE', index).ok == 'zset' and 'ZCARD' or 'SCARD', index)
+end
+return counts
 `
 
 // run runs a script once and returns its word. A server that does not know the

@@ -181,7 +181,7 @@ func TestAnIndexThatWasTamperedWithIsPutRight(t *testing.T) {
 	if due := must1(b.Due(t.Context(), "mysql", b.clock.Now(), 10)); len(due) != 0 {
 		t.Errorf("a lease is due at another target: %v", due)
 	}
-	if n := must1(b.Live(t.Context(), broker.LeaseFilter{Target: "mysql"})); n != 0 {
+	if n := must1(b.Live(t.Context(), broker.LeaseFilter{Target: "mysql"}))[0]; n != 0 {
 		t.Errorf("%d leases are left at the other target", n)
 	}
 	b.clock.Set(l.NotAfter)
@@ -220,7 +220,7 @@ func TestALeaseDeletedByHandFreesItsRoom(t *testing.T) {
 	if list := must1(b.List(t.Context(), broker.LeaseFilter{})); len(list) != 1 {
 		t.Errorf("listed are %v", list)
 	}
-	if n := must1(b.Live(t.Context(), broker.LeaseFilter{})); n != 1 {
+	if n := must1(b.Live(t.Context(), broker.LeaseFilter{}))[0]; n != 1 {
 		t.Errorf("%d live after the listing found that one is missing", n)
 	}
 }

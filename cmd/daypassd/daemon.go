@@ -169,7 +169,7 @@ func (d *daemon) openBroker(context.Context, process) error {
 		Verifier: d.issuers, Policy: d.policy, Replay: d.state.replay, Journal: d.journal,
 		Leases: d.state.leases, Book: d.state.book, Sessions: d.state.sessions, Alarms: d.state.alarms,
 		Answers: d.state.answers, Encode: api.EncodeAnswer, Takeback: takebacks(),
-		Targets: d.targets, Meter: d.metrics, Log: d.log, Now: time.Now, Rand: rand.Reader,
+		Targets: d.targets, About: aboutTargets(d.config), Meter: d.metrics, Log: d.log, Now: time.Now, Rand: rand.Reader,
 		Limits: broker.Limits{ExchangesPerMinute: d.config.Limits.ExchangesPerMinute, LivePerPlace: d.config.Limits.LiveLeases},
 	})
 	return err
