@@ -137,28 +137,36 @@ func (c *choosing) choose(candidates []int, at time.Time) {
 // answer adds what becomes of one grant. Where a rule denies it, nothing is told
 // of any rule: the denial would say what the rules that deny do not cover.
 func (c *choosing) answer(d *broker.Decision, w broker.Want) {
-	name := c.book.known(w.Name)
-	denied := false
-	for i := range c.deny {
-		if r := &c.deny[i]; c.denies(r, w) {
-			denied = true
-			one := broker.Reported{Grant: name, Rule: r.id, Effect: broker.EffectDeny}
-			if !slices.Contains(d.DeniedBy, one) {
-				d.DeniedBy = append(d.DeniedBy, one)
-			}
-		}
-	}
-	if p, ok := c.permit(w); ok && !denied {
+	p, given, deniedBy := c.settle(w)
+	if given {
 		d.Permits = append(d.Permits, p)
 		return
 	}
-	if slices.Contains(d.Denied, name) {
+	name := c.book.known(w.Name)
+	again := slices.Contains(d.Denied, name)
+	for _, one := range deniedBy {
+		if !again || !slices.Contains(d.DeniedBy, one) {
+			d.DeniedBy = append(d.DeniedBy, one)
+		}
+	}
+	if again {
 		return
 	}
 	d.Denied = append(d.Denied, name)
-	if !denied {
+	if len(deniedBy) == 0 {
 		d.Denials = append(d.Denials, c.denials(w)...)
 	}
+}
+
+// settle decides about one grant: a rule gives it, and none denies it.
+func (c *choosing) settle(w broker.Want) (p broker.Permit, given bool, deniedBy []broker.Reported) {
+	for i := range c.deny {
+		if r := &c.deny[i]; c.denies(r, w) {
+			deniedBy = append(deniedBy, broker.Reported{Grant: w.Name, Rule: r.id, Effect: broker.EffectDeny})
+		}
+	}
+	p, given = c.permit(w)
+	return p, given && len(deniedBy) == 0, deniedBy
 }
 
 // reported says what the rules that do not bind would have done about a grant.

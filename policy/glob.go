@@ -74,12 +74,24 @@ func printable(s string) bool {
 	return true
 }
 
-// match follows all ways through the pattern at once: time is at most the
-// product of the two lengths, whatever the pattern.
+// match reports whether the glob matches text in full. What most texts differ in
+// is how they begin, which is looked at first.
 func (g glob) match(text string) bool {
 	if len(text) > maxGlobClaim || !printable(text) {
 		return false
 	}
+	for len(g) > 0 && g[0].kind == globByte {
+		if text == "" || text[0] != g[0].b {
+			return false
+		}
+		g, text = g[1:], text[1:]
+	}
+	return g.follow(text)
+}
+
+// follow follows all ways through the pattern at once, until none is left: time
+// is at most the product of the two lengths, whatever the pattern.
+func (g glob) follow(text string) bool {
 	var a, b [maxGlob + 1]bool // position in the pattern → reachable
 	now, next := a[:len(g)+1], b[:len(g)+1]
 	now[0] = true
@@ -90,6 +102,7 @@ func (g glob) match(text string) bool {
 		c := text[i]
 		free := c != '/' && c != ':'
 		next[0] = false
+		alive := false
 		for j, part := range g {
 			switch part.kind {
 			case globByte:
@@ -101,6 +114,10 @@ func (g glob) match(text string) bool {
 			case globMany:
 				next[j+1] = next[j] || now[j+1]
 			}
+			alive = alive || next[j+1]
+		}
+		if !alive {
+			return false
 		}
 		now, next = next, now
 	}

@@ -43,7 +43,7 @@ func (p *Pattern) key() pinKey {
 }
 
 // keyOf returns the key that a claim is found under; false for a claim that no
-// exact value equals.
+// exact value equals, with an empty text.
 func keyOf(claim any) (pinKey, bool) {
 	switch claim := claim.(type) {
 	case string:
@@ -206,9 +206,7 @@ func (at *issuerIndex) find(id broker.Identity, found []int) []int {
 			found = ci.find(claim, found)
 			continue
 		}
-		for _, item := range items {
-			found = ci.find(item, found)
-		}
+		found = ci.findAny(items, found)
 	}
 	return found
 }
@@ -219,4 +217,28 @@ func (ci *claimIndex) find(claim any, found []int) []int {
 		return append(found, ci.deny...)
 	}
 	return append(append(found, ci.values[k]...), ci.other[k.kind]...)
+}
+
+// findAny is find for a list, of which an item must match. However many items
+// say the same, rules are appended once or twice.
+func (ci *claimIndex) findAny(items []any, found []int) []int {
+	seen := make(map[pinKey]bool, len(items))
+	var kinds [GlobOfText]bool
+	for _, item := range items {
+		k, ok := keyOf(item)
+		if seen[k] {
+			continue
+		}
+		seen[k] = true
+		if !ok {
+			found = append(found, ci.deny...)
+			continue
+		}
+		found = append(found, ci.values[k]...)
+		if !kinds[k.kind] {
+			kinds[k.kind] = true
+			found = append(found, ci.other[k.kind]...)
+		}
+	}
+	return found
 }

@@ -7,30 +7,28 @@ import (
 	"github.com/daypass-dev/daypass/broker"
 )
 
-// Offer implements [broker.Policy]. Each grant is decided as [Book.Decide]
-// would, so nothing is offered that asking for it would not give.
+// Offer implements [broker.Policy]. Each grant is settled as by [Book.Decide],
+// so nothing is offered that asking for it would not give.
 func (b *Book) Offer(id broker.Identity, at time.Time) (broker.Decision, error) {
 	var room [32]int
-	candidates := b.index.find(id, room[:0])
-	d, err := b.decide(candidates, id, nil, at)
-	if err != nil || !d.Allowed {
-		return d, err
-	}
-	for _, name := range b.grantsOf(candidates) {
-		one, err := b.decide(candidates, id, []broker.Want{{Name: name}}, at)
-		if err != nil {
-			return broker.Decision{Version: b.version}, err
+	c := choosing{book: b, id: id}
+	c.choose(b.index.find(id, room[:0]), at)
+	known := len(c.allow) > 0
+	d := broker.Decision{Version: b.version, Known: known, Allowed: known}
+	for _, name := range c.grants() {
+		if p, given, _ := c.settle(broker.Want{Name: name}); given {
+			d.Permits = append(d.Permits, p)
 		}
-		d.Permits = append(d.Permits, one.Permits...)
 	}
 	return d, nil
 }
 
-// grantsOf are the names of the grants that candidates give, each once.
-func (b *Book) grantsOf(candidates []int) []string {
+// grants are the names of those that some rule for the identity gives, each
+// once.
+func (c *choosing) grants() []string {
 	var names []string
-	for _, i := range candidates {
-		for _, a := range b.rules[i].allow {
+	for i := range c.allow {
+		for _, a := range c.allow[i].allow {
 			names = append(names, a.grant)
 		}
 	}
