@@ -93,7 +93,11 @@ func TestHostileClaimsAreDecidedInTime(t *testing.T) {
 	for range 500 {
 		deep = []any{deep}
 	}
-	claims := broker.Claims{"repo": "1", "many": items, "long": strings.Repeat("a", 2048), "deep": deep,
+	numbers := make([]any, 6000) // as many as a token has room for
+	for i := range numbers {
+		numbers[i] = json.Number("1")
+	}
+	claims := broker.Claims{"repo": "1", "many": items, "numbers": numbers, "in one": []any{items}, "long": strings.Repeat("a", 2048), "deep": deep,
 		"number": json.Number("1" + strings.Repeat("0", 16<<10)), "huge": json.Number("1e999999999")}
 	globs := make([]string, 50)
 	for i := range globs {
@@ -109,6 +113,8 @@ func TestHostileClaimsAreDecidedInTime(t *testing.T) {
 		"ten thousand values":                `match: {repo: "1", long: [` + strings.Join(values, ", ") + `]}`,
 		"a number that is long":              `match: {repo: "1", number: 5}`,
 		"a bound for one that is huge":       `match: {repo: "1", huge: {below: 1e-999999999}}`,
+		"a few hundred globs":                `match: {repo: "1", many: [` + strings.Repeat(`{glob: "refs/heads/release-*/**"}, `, 300) + `{glob: "refs/heads/main/*"}]}`,
+		"a few numbers against many":         `match: {repo: "1", numbers: [5, 6, 7, 8]}`,
 		"a list in lists":                    `match: {repo: "1", deep: {not: x}}`,
 		"a loop in a loop":                   `when: 'claims.many.all(a, claims.many.all(b, a != b || true))'`,
 		"text that doubles":                  `when: 'claims.many.all(a, (claims.long + claims.long + claims.long).contains(a))'`,
@@ -116,6 +122,12 @@ func TestHostileClaimsAreDecidedInTime(t *testing.T) {
 		"a loop over characters":             `when: 'claims.many.exists(a, claims.many.exists_one(b, a.endsWith(b)))'`,
 		"maps made of maps":                  `when: 'claims.many.map(a, {"x": claims, "y": [claims, claims]}).size() == 1'`,
 		"conversions":                        `when: 'claims.many.all(a, string(claims.many.size()) + a != a && bytes(a).size() > 0)'`,
+		"an item in a list":                  `when: 'claims.many.all(a, a in claims.many)'`,
+		"a list in a list of lists":          `when: 'claims.many.all(a, claims.many in claims["in one"])'`,
+		"lists of one list that are equal":   `when: 'claims.many.all(a, claims["in one"] == claims["in one"])'`,
+		"all claims that are equal":          `when: 'claims.many.all(a, claims == claims)'`,
+		"the size of text":                   `when: 'claims.many.all(a, size(claims.long) > 0)'`,
+		"text that is added to itself":       `when: 'claims.many.all(a, size(claims.long` + strings.Repeat(" + claims.long", 20) + `) > 0)'`,
 		"what is there in claims of objects": `when: 'has(claims.deep) && claims.deep == claims.deep && claims == claims'`,
 	} {
 		t.Run(name, func(t *testing.T) {

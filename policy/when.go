@@ -9,6 +9,7 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/env"
+	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -31,12 +32,10 @@ type whenCompiler struct {
 }
 
 // newWhenCompiler defines what an expression may use: CEL's own operators,
-// functions and macros, but not matches: a regular expression that is not
-// anchored lets more pass than it seems to.
+// functions and macros, but not what [leftOut] names.
 func newWhenCompiler() (*whenCompiler, error) {
-	subset := env.NewLibrarySubset().AddExcludedFunctions(env.NewFunction("matches"))
 	e, err := cel.NewCustomEnv(
-		cel.StdLib(cel.StdLibSubset(subset)),
+		cel.StdLib(cel.StdLibSubset(env.NewLibrarySubset().AddExcludedFunctions(leftOut()...))),
 		cel.Variable("claims", cel.MapType(cel.StringType, cel.DynType)),
 		cel.Variable("issuer", cel.StringType),
 		cel.Variable("grant", cel.StringType),
@@ -53,6 +52,29 @@ func newWhenCompiler() (*whenCompiler, error) {
 		return nil, fmt.Errorf("policy: prepare expressions: %w", err)
 	}
 	return &whenCompiler{env: e, programs: map[string]cel.Program{}}, nil
+}
+
+// leftOut are the functions that expressions do without: matches, since a
+// regular expression that is not anchored lets more pass than it seems to, and
+// those that look at time zones, which are files that a name in a token would
+// open and that differ from one broker to another.
+func leftOut() []*env.Function {
+	out := []*env.Function{env.NewFunction("matches")}
+	for name, zoned := range map[string]string{
+		overloads.TimeGetFullYear:     overloads.TimestampToYearWithTz,
+		overloads.TimeGetMonth:        overloads.TimestampToMonthWithTz,
+		overloads.TimeGetDayOfYear:    overloads.TimestampToDayOfYearWithTz,
+		overloads.TimeGetDayOfMonth:   overloads.TimestampToDayOfMonthZeroBasedWithTz,
+		overloads.TimeGetDate:         overloads.TimestampToDayOfMonthOneBasedWithTz,
+		overloads.TimeGetDayOfWeek:    overloads.TimestampToDayOfWeekWithTz,
+		overloads.TimeGetHours:        overloads.TimestampToHoursWithTz,
+		overloads.TimeGetMinutes:      overloads.TimestampToMinutesWithTz,
+		overloads.TimeGetSeconds:      overloads.TimestampToSecondsWithTz,
+		overloads.TimeGetMilliseconds: overloads.TimestampToMillisecondsWithTz,
+	} {
+		out = append(out, env.NewFunction(name, &env.Overload{ID: zoned}))
+	}
+	return out
 }
 
 // compile returns the program, or all faults of the expression at n.
@@ -78,7 +100,7 @@ func (w *whenCompiler) compile(n *strictyaml.Node, expression string) (cel.Progr
 	if ast.OutputType() != cel.BoolType {
 		return nil, n.Fault("must say true or false, not %s: compare it with something", ast.OutputType())
 	}
-	program, err := w.env.Program(ast, cel.CostLimit(maxWhenCost))
+	program, err := w.env.Program(ast, cel.CostTracking(pricing{}), cel.CostLimit(maxWhenCost))
 	if err != nil {
 		return nil, n.Fault("cannot be evaluated: %s", err)
 	}

@@ -154,3 +154,20 @@ func TestNoExpressionHoldsForAnIdentityWhoseClaimsWereTrimmed(t *testing.T) {
 		t.Errorf("with claims left out: %+v, want it denied", d)
 	}
 }
+
+// A time zone is a file, so its name in a token would open one, and brokers that
+// have other files would decide otherwise.
+func TestNoExpressionLooksAtTimeZones(t *testing.T) {
+	for _, get := range []string{"FullYear", "Month", "DayOfYear", "DayOfMonth", "Date", "DayOfWeek", "Hours", "Minutes", "Seconds", "Milliseconds"} {
+		text := rule(allowDB, `when: 'timestamp("2027-03-01T12:00:00Z").get`+get+`(claims.zone) >= 0'`)
+		if _, err := policy.Load(folder(map[string]string{"p.yaml": text}), known()); err == nil || !strings.Contains(err.Error(), "no matching overload") {
+			t.Errorf("get%s: %v", get, err)
+		}
+		if !allowed(t, load(t, strings.Replace(text, "claims.zone", "", 1)), job(nil)) {
+			t.Errorf("get%s in UTC does not hold", get)
+		}
+	}
+	if !allowed(t, load(t, rule(allowDB, `when: 'duration("2h").getHours() == 2'`)), job(nil)) {
+		t.Error("the hours of a duration do not hold")
+	}
+}
