@@ -16,6 +16,9 @@ func policyCommand(p process) *cobra.Command {
 		policyTestCommand(p),
 		policyExplainCommand(p),
 		policyFromSubCommand(p),
+		policySuggestCommand(p),
+		policyReportCommand(p),
+		policyAccessCommand(p),
 		policySchemaCommand(p),
 	)
 	return cmd
