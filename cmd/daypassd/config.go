@@ -69,9 +69,10 @@ type Issuer struct {
 
 // Target is where credentials are made.
 type Target struct {
-	Kind    string `yaml:"kind,required"`
-	Admin   string `yaml:"admin"`   // reference of the admin credential: env:NAME or file:PATH
-	Retired bool   `yaml:"retired"` // issue nothing, keep revoking
+	Kind    string          `yaml:"kind,required"`
+	Admin   string          `yaml:"admin"`   // reference of the admin credential: env:NAME or file:PATH
+	Retired bool            `yaml:"retired"` // issue nothing, keep revoking
+	Params  json.RawMessage `yaml:"params"`  // the kind's own settings of the target
 
 	Node *strictyaml.Node `yaml:",node"`
 }

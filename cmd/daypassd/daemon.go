@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -112,7 +113,9 @@ func openTargets(c *Config, p process, signer broker.Signer) (map[string]broker.
 	var faults []error
 	targets := map[string]broker.Minter{}
 	open := func(name string, k broker.Kind, admin broker.SecretSource) {
-		m, err := k.Open(broker.TargetConfig{Name: name, Deployment: c.Deployment, URL: c.URL, Admin: admin, Signer: signer, Now: time.Now})
+		m, err := k.Open(broker.TargetConfig{
+			Name: name, Deployment: c.Deployment, URL: c.URL, Admin: admin, Params: c.Targets[name].Params, Signer: signer, Now: time.Now,
+		})
 		if err != nil {
 			faults = append(faults, fmt.Errorf("target %s: %w", name, err))
 			return
@@ -243,6 +246,11 @@ func (d *daemon) close(ctx context.Context) error {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer done()
 	var faults []error
+	for _, m := range d.targets {
+		if c, ok := m.(io.Closer); ok { // it keeps connections
+			faults = append(faults, c.Close())
+		}
+	}
 	if d.state != nil {
 		faults = append(faults, d.state.close())
 	}

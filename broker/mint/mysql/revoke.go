@@ -41,7 +41,7 @@ func (m *minter) Revoke(ctx context.Context, l broker.Lease) error {
 			return err
 		}
 		if l.ServerID != "" && l.ServerID != id {
-			return fmt.Errorf("the lease is of server %q, this is %q: nothing is done, and \"not found\" here would mean nothing", l.ServerID, id)
+			return fmt.Errorf("%w: of %q, and this is %q; nothing is done, and \"not found\" here would mean nothing", broker.ErrOtherServer, l.ServerID, id)
 		}
 		r := m.revocation(c, h, l)
 		r.settled = id != ""

@@ -28,7 +28,7 @@ func (m *minter) Held(ctx context.Context) ([]broker.Held, error) {
 	_ = m.guard.keep(ctx)
 	var held []broker.Held
 	err := m.revoking.with(ctx, func(c *conn) error {
-		held = nil
+		held = []broker.Held{} // nil would mean that none can be held
 		if err := m.late.end(ctx, c); err != nil {
 			return err
 		}

@@ -16,7 +16,9 @@ const KindName = "postgres"
 // Kind describes PostgreSQL users. Its targets' admin secret is a
 // postgres:// URL.
 func Kind() broker.Kind {
-	return broker.Kind{Name: KindName, Targeted: true, Takeback: broker.TakebackNow, CheckGrant: checkGrant, Open: open}
+	return broker.Kind{
+		Name: KindName, Targeted: true, Takeback: broker.TakebackNow, Revokers: revokers, CheckGrant: checkGrant, Open: open,
+	}
 }
 
 func checkGrant(g broker.Grant) error {
@@ -30,7 +32,8 @@ func checkGrant(g broker.Grant) error {
 const (
 	mintConnections    = 8 // where the target does not say
 	maxMintConnections = 100
-	revokeConnections  = 3
+	revokers           = 4            // revocations at once
+	revokeConnections  = revokers + 1 // and a listing
 )
 
 // minter makes and takes back the users of one database server.

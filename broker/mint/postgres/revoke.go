@@ -47,7 +47,7 @@ func (m *minter) Revoke(ctx context.Context, l broker.Lease) error {
 				return err
 			}
 			if l.ServerID != "" && l.ServerID != c.serverID {
-				return fmt.Errorf("the lease is of server %q, this is %q: nothing is done, and \"not found\" here would mean nothing", l.ServerID, c.serverID)
+				return fmt.Errorf("%w: of %q, and this is %q; nothing is done, and \"not found\" here would mean nothing", broker.ErrOtherServer, l.ServerID, c.serverID)
 			}
 			r := revocation{conn: c, m: m, handle: h, name: quoteName(string(h)), params: p}
 			r.values = values{handle: h, owner: p.Owner, database: c.database, expiry: timestamp(l.NotAfter), lease: l.ID}
