@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -103,6 +104,7 @@ type choosing struct {
 
 	vars      *whenVars // claims as expressions see them, once one needs them
 	varsWhole bool
+	told      uint64 // what denials have shown, as weight counts
 }
 
 // candidate remembers what its conditions say, for the next grant.
@@ -137,36 +139,37 @@ func (c *choosing) choose(candidates []int, at time.Time) {
 // answer adds what becomes of one grant. Where a rule denies it, nothing is told
 // of any rule: the denial would say what the rules that deny do not cover.
 func (c *choosing) answer(d *broker.Decision, w broker.Want) {
-	p, given, deniedBy := c.settle(w)
-	if given {
-		d.Permits = append(d.Permits, p)
-		return
-	}
 	name := c.book.known(w.Name)
-	again := slices.Contains(d.Denied, name)
-	for _, one := range deniedBy {
+	again, denied := slices.Contains(d.Denied, name), false
+	for r := range c.denying(w) {
+		denied = true
+		one := broker.Reported{Grant: name, Rule: r.id, Effect: broker.EffectDeny}
 		if !again || !slices.Contains(d.DeniedBy, one) {
 			d.DeniedBy = append(d.DeniedBy, one)
 		}
+	}
+	if p, ok := c.permit(w); ok && !denied {
+		d.Permits = append(d.Permits, p)
+		return
 	}
 	if again {
 		return
 	}
 	d.Denied = append(d.Denied, name)
-	if len(deniedBy) == 0 {
+	if !denied {
 		d.Denials = append(d.Denials, c.denials(w)...)
 	}
 }
 
-// settle decides about one grant: a rule gives it, and none denies it.
-func (c *choosing) settle(w broker.Want) (p broker.Permit, given bool, deniedBy []broker.Reported) {
-	for i := range c.deny {
-		if r := &c.deny[i]; c.denies(r, w) {
-			deniedBy = append(deniedBy, broker.Reported{Grant: w.Name, Rule: r.id, Effect: broker.EffectDeny})
+// denying are the rules that bind and deny a grant, by id. One is enough.
+func (c *choosing) denying(w broker.Want) iter.Seq[*candidate] {
+	return func(yield func(*candidate) bool) {
+		for i := range c.deny {
+			if r := &c.deny[i]; c.denies(r, w) && !yield(r) {
+				return
+			}
 		}
 	}
-	p, given = c.permit(w)
-	return p, given && len(deniedBy) == 0, deniedBy
 }
 
 // reported says what the rules that do not bind would have done about a grant.
@@ -214,6 +217,9 @@ func (c *choosing) gives(r *candidate, w broker.Want) time.Duration {
 // decided. Its expression sees the life that was asked for, which no rule that
 // allows can change.
 func (c *choosing) denies(r *candidate, w broker.Want) bool {
+	if r.looked && r.rest == no {
+		return false
+	}
 	ttl, ok := c.book.asked(w)
 	if _, named := slices.BinarySearch(r.deny, w.Name); !ok || !named {
 		return false

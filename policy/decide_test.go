@@ -272,6 +272,34 @@ func TestDenialsAreBounded(t *testing.T) {
 	}
 }
 
+// TestADenialFitsIntoItsRecordWhateverTheRuleAndTheToken: a denial is answered
+// and journalled as often as a job asks, and a rule can be as long as a file.
+func TestADenialFitsIntoItsRecordWhateverTheRuleAndTheToken(t *testing.T) {
+	var match, text strings.Builder
+	claims := broker.Claims{}
+	for i := range 100 {
+		fmt.Fprintf(&match, "c%d: [never%s], ", i, strings.Repeat(", "+strings.Repeat("x", 200), 9))
+		claims[fmt.Sprintf("c%d", i)] = []any{strings.Repeat("\x00", 20), strings.Repeat("é", 20)}
+	}
+	text.WriteString(rule(allowDB)[:strings.Index(rule(allowDB), "  - name")])
+	for i := range 3 {
+		fmt.Fprintf(&text, "  - {name: r%d, for: [api], explain: full, match: {%s}, allow: [{grant: payments-db}, {grant: payments-ro}, {grant: web-identity}]}\n", i, match.String()[:match.Len()-2])
+	}
+	d := decide(t, load(t, text.String()), job(claims), "payments-db", "payments-ro", "web-identity")
+	told := asJSON(t, d.Denials)
+	if len(d.Denials) != 9 || len(told) > 48<<10 {
+		t.Errorf("%d denials are told in %d bytes", len(d.Denials), len(told))
+	}
+	first, last := d.Denials[0].Failed, d.Denials[8].Failed
+	if len(first) != 16 || first[0].Saw == "(left out)" || len(last) != 16 || last[15].Saw != "(left out)" || last[15].Wanted != "(left out)" {
+		t.Errorf("the first denial tells %s", asJSON(t, first))
+	}
+	d = decide(t, load(t, rule("explain: full", "match: {ref: {not: [refs/heads/main"+strings.Repeat(", x", 20)+"]}}", allowDB)), job(nil), "payments-db")
+	if want := `{"not":["refs/heads/main"` + strings.Repeat(`,"x"`, 15) + `,"(and 5 more)"]}`; asJSON(t, d.Denials[0].Failed[0].Wanted) != want {
+		t.Errorf("told %s", asJSON(t, d.Denials))
+	}
+}
+
 func TestAnIssuerOfOurOwnNeedsNoPins(t *testing.T) {
 	b := load(t, `
 rules:

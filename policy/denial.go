@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 	"unicode/utf8"
 
@@ -13,33 +14,52 @@ import (
 const (
 	maxNearest = 3   // rules for one grant
 	maxSaw     = 256 // bytes of a claim
-	maxSawList = 16  // items of a claim that is a list
+	maxSawList = 16  // items of a claim that is a list, or of what was wanted
+	maxFailed  = 16  // conditions of one rule
+
+	maxTold = 3000 // weight of claims and of what was wanted, in all denials of a decision: some 30 KiB
 )
+
+// allWanted is for who may read the policy.
+const allWanted = math.MaxInt
 
 // denials says what kept the nearest rules from giving a grant: those that
 // give it, whose pinned ids match, and of whose conditions the fewest failed.
 func (c *choosing) denials(w broker.Want) []broker.Denial {
-	var nearest []broker.Denial
+	var nearest []*candidate
+	fewest := 0
 	for i := range c.allow {
 		r := &c.allow[i]
 		if _, gives := r.given(w); !gives {
 			continue
 		}
-		failed := c.mismatches(r)
-		if len(nearest) > 0 && len(failed) > len(nearest[0].Failed) {
-			continue
-		}
-		if len(nearest) > 0 && len(failed) < len(nearest[0].Failed) {
+		n := max(c.failing(r.others), 1) // if none did, it was the expression
+		if len(nearest) > 0 && n < fewest {
 			nearest = nil
 		}
-		if len(nearest) < maxNearest {
-			nearest = append(nearest, broker.Denial{Grant: w.Name, Rule: r.id, Failed: failed})
+		if len(nearest) == 0 || n == fewest && len(nearest) < maxNearest {
+			nearest, fewest = append(nearest, r), n
 		}
 	}
-	return nearest
+	var denials []broker.Denial
+	for _, r := range nearest {
+		denials = append(denials, broker.Denial{Grant: w.Name, Rule: r.id, Failed: c.mismatches(r)})
+	}
+	return denials
 }
 
-// mismatches lists the conditions of a rule that failed, or could not be
+// failing counts the conditions that do not hold.
+func (c *choosing) failing(conditions []Condition) int {
+	n := 0
+	for i := range conditions {
+		if conditions[i].truth(c.id) != yes {
+			n++
+		}
+	}
+	return n
+}
+
+// mismatches lists the first conditions of a rule that failed, or could not be
 // decided; if none did, it was the expression, of which nothing is told.
 func (c *choosing) mismatches(r *candidate) []broker.Mismatch {
 	if c.conditions(r) == yes {
@@ -51,25 +71,39 @@ func (c *choosing) mismatches(r *candidate) []broker.Mismatch {
 		if cond.truth(c.id) == yes {
 			continue
 		}
+		if len(failed) == maxFailed {
+			break
+		}
 		m := broker.Mismatch{Claim: cond.Claim}
 		if saw, ok := c.id.Claims.Lookup(cond.Claim); ok {
-			m.Saw = shown(saw)
+			m.Saw = c.tell(shown(saw))
 		}
 		if r.ast.Explain == explainFull {
-			m.Wanted = cond.wanted()
+			m.Wanted = c.tell(cond.wanted(maxSawList))
 		}
 		failed = append(failed, m)
 	}
 	return failed
 }
 
-// wanted returns what a condition asks for, as it was written.
-func (c *Condition) wanted() any {
+// tell returns what is shown, or, where a decision has shown so much that its
+// answer and its record would be too long, that it is left out.
+func (c *choosing) tell(v any) any {
+	if n := weight(v); c.told+n <= maxTold {
+		c.told += n
+		return v
+	}
+	return "(left out)"
+}
+
+// wanted returns what a condition asks for, as it was written: of many values
+// the first ones.
+func (c *Condition) wanted(most int) any {
 	switch c.Op {
 	case Exists, Absent:
 		return map[string]any{"exists": c.Op == Exists}
 	case NoneOf:
-		return map[string]any{"not": c.patterns()}
+		return map[string]any{"not": c.patterns(most)}
 	case Within:
 		bounds := make(map[string]any, len(c.Bounds))
 		for _, b := range c.Bounds {
@@ -77,12 +111,13 @@ func (c *Condition) wanted() any {
 		}
 		return bounds
 	}
-	return c.patterns()
+	return c.patterns(most)
 }
 
-func (c *Condition) patterns() any {
-	list := make([]any, len(c.Any))
-	for i, p := range c.Any {
+func (c *Condition) patterns(most int) any {
+	few := c.Any[:min(len(c.Any), most)]
+	list := make([]any, len(few))
+	for i, p := range few {
 		switch p.Kind {
 		case ExactNum:
 			list[i] = json.Number(p.Text)
@@ -94,11 +129,16 @@ func (c *Condition) patterns() any {
 			list[i] = p.Text
 		}
 	}
-	if len(list) == 1 {
+	switch more := len(c.Any) - len(few); {
+	case more > 0:
+		return append(list, andMore(more))
+	case len(list) == 1:
 		return list[0]
 	}
 	return list
 }
+
+func andMore(n int) string { return fmt.Sprintf("(and %d more)", n) }
 
 // shown makes a claim fit to be shown: short, and without characters that are
 // not what they look like.
@@ -122,7 +162,7 @@ func shown(claim any) any {
 			list = append(list, shown(item))
 		}
 		if more := len(claim) - maxSawList; more > 0 {
-			list = append(list, fmt.Sprintf("(and %d more)", more))
+			list = append(list, andMore(more))
 		}
 		return list
 	case map[string]any:

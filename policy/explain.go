@@ -332,20 +332,9 @@ func (x *explaining) place(r *rule) *place {
 	return best
 }
 
-// failing counts the conditions that do not hold.
-func (x *explaining) failing(conditions []Condition) int {
-	n := 0
-	for i := range conditions {
-		if conditions[i].truth(x.id) != yes {
-			n++
-		}
-	}
-	return n
-}
-
 // check looks at one condition.
 func (x *explaining) check(c *Condition) Check {
-	out := Check{Claim: c.Claim, Wanted: c.wanted(), Holds: shownTruth(c.truth(x.id))}
+	out := Check{Claim: c.Claim, Wanted: c.wanted(allWanted), Holds: shownTruth(c.truth(x.id))}
 	if saw, there := x.id.Claims.Lookup(c.Claim); there {
 		out.Saw = shown(saw)
 	} else {

@@ -7,8 +7,8 @@ import (
 	"github.com/daypass-dev/daypass/broker"
 )
 
-// Offer implements [broker.Policy]. Each grant is settled as by [Book.Decide],
-// so nothing is offered that asking for it would not give.
+// Offer implements [broker.Policy]. A grant is permitted and denied by what
+// [Book.Decide] asks, so nothing is offered that asking for it would not give.
 func (b *Book) Offer(id broker.Identity, at time.Time) (broker.Decision, error) {
 	var room [32]int
 	c := choosing{book: b, id: id}
@@ -16,11 +16,19 @@ func (b *Book) Offer(id broker.Identity, at time.Time) (broker.Decision, error) 
 	known := len(c.allow) > 0
 	d := broker.Decision{Version: b.version, Known: known, Allowed: known}
 	for _, name := range c.grants() {
-		if p, given, _ := c.settle(broker.Want{Name: name}); given {
+		w := broker.Want{Name: name}
+		if p, ok := c.permit(w); ok && !c.denied(w) {
 			d.Permits = append(d.Permits, p)
 		}
 	}
 	return d, nil
+}
+
+func (c *choosing) denied(w broker.Want) bool {
+	for range c.denying(w) {
+		return true
+	}
+	return false
 }
 
 // grants are the names of those that some rule for the identity gives, each

@@ -4,7 +4,7 @@ import "time"
 
 // Wanted returns what the condition asks for, as explanations show it: a value
 // or a list of values, or a mapping that says how it is compared.
-func (c *Condition) Wanted() any { return c.wanted() }
+func (c *Condition) Wanted() any { return c.wanted(allWanted) }
 
 // Short writes a duration as people do: 1h30m, not 1h30m0s. Nothing is said of
 // the life of a grant that is not known.
