@@ -138,6 +138,32 @@ func TestWhatIsSuggestedLoadsAndAllowsTheRequest(t *testing.T) {
 	}
 }
 
+func TestTheDocumentedSuggestionIsWhatIsPrinted(t *testing.T) {
+	page := readAll(t, "../../docs/policy-history.md")
+	_, rest, _ := strings.Cut(page, "```yaml\n")
+	want, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("there is no snippet")
+	}
+	d := newDesk(t)
+	d.write("daypass.yaml", strings.ReplaceAll(recordedConfig, "orders-db", "payments-db"))
+	removeAll(t, filepath.Join(d.dir, "policies"))
+	d.write("policies/repos.yaml", "repos:\n  payments-api: {issuer: github, name: acme/payments-api, match: {repository_owner_id: \"1234\", repository_id: \"5678\"}}\n")
+	d.write("policies/teams/payments/deploy.yaml", `owner: team-payments
+review_by: 2999-01-01
+rules:
+  - name: read
+    for: [payments-api]
+    match: {ref: refs/heads/main, event_name: push, runner_environment: github-hosted}
+    allow: [{grant: orders-ro}]
+`)
+	d.record(broker.Record{Event: broker.EventDenied, Request: "req_k3v7q2mzn5xwdabc", Job: shopsJob, Grants: []string{"payments-db"}, Reason: "denied",
+		Claims: mainPush(broker.Claims{"repository": "acme/payments-api", "job_workflow_ref": "acme/payments-api/.github/workflows/deploy.yml@refs/heads/main"})})
+	if out, code := d.daypassd("policy", "suggest", "--config", d.config, "--request-id", "req_k3v7q2mzn5xwdabc"); out != want || code != exitOK {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+}
+
 func TestAJournalIsReplayedAgainstAFolder(t *testing.T) {
 	d := newDesk(t)
 	d.record(gaveShop("req_given", 15*time.Minute))

@@ -170,6 +170,12 @@ func TestADeniedRequestBecomesARule(t *testing.T) {
 					t.Errorf("lint says %s", found.String())
 				}
 			}
+			for _, claim := range claimsOfAll(t)[r.Issuer].Influenced {
+				before, _, asked := strings.Cut(text.String(), "\n      "+claim+": ")
+				if asked && !strings.HasSuffix(before, "# chosen by whoever may push a branch or open a pull request") {
+					t.Errorf("nothing says that %s is chosen by others", claim)
+				}
+			}
 			if c.in != nil && !slices.Equal(in, c.in) {
 				t.Errorf("it goes to %q, want %q", in, c.in)
 			}
