@@ -28,7 +28,7 @@ type plan struct {
 // names, tokens and databases carry no fractions.
 func (b *Broker) plan(id Identity, r Request, d Decision) (*plan, error) {
 	now := b.now()
-	p := &plan{request: r, id: id, version: d.Version, would: d.Reported, ruleCaps: make(map[string]int)}
+	p := &plan{request: r, id: id, version: d.Version, would: few(d.Reported, recordRules), ruleCaps: make(map[string]int)}
 	for _, permit := range d.Permits {
 		order, lease, err := b.planOne(id, r, permit, now)
 		if err != nil {

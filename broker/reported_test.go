@@ -119,3 +119,37 @@ func TestManyRulesDoNotMakeAStrangersNoteLong(t *testing.T) {
 		t.Errorf("the note names %d and %d rules", len(rec[0].Reported), len(rec[0].DeniedBy))
 	}
 }
+
+// TestManyRulesThatOnlyReportBindNobody: an intent that were longer than the
+// journal takes would end the exchange, with the token spent.
+func TestManyRulesThatOnlyReportBindNobody(t *testing.T) {
+	const many = 10_000
+	for name, c := range map[string]struct {
+		grant string
+		event broker.Event
+	}{
+		"who is given something": {"db", broker.EventIntent},
+		"who is refused":         {"nothing", broker.EventDenied},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, nil)
+			r.statute.answer = func(d broker.Decision) broker.Decision {
+				for i := range many {
+					d.Reported = append(d.Reported, broker.Reported{Grant: "db", Rule: fmt.Sprintf("trial/%d", i), Effect: broker.EffectDeny})
+				}
+				if !d.Allowed {
+					d.DeniedBy = d.Reported
+				}
+				return d
+			}
+			_, _ = r.Exchange(context.Background(), r.token(job("1", "job-1")), ask(c.grant))
+			rec := r.journal.of(c.event)
+			if len(rec) != 1 || len(rec[0].Reported) != 64 || len(rec[0].DeniedBy) > 64 {
+				t.Fatalf("%d records", len(rec))
+			}
+			if r.tally.of("reported trial/9999 deny") != 1 {
+				t.Error("a rule that the record does not name is not counted either")
+			}
+		})
+	}
+}

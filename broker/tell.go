@@ -52,8 +52,7 @@ func (b *Broker) refused(r Request, id Identity, d Decision, err error) error {
 // names a few, however many there are.
 func brief(r Record) Record {
 	r.Subject = ""
-	r.DeniedBy = r.DeniedBy[:min(len(r.DeniedBy), briefRules)]
-	r.Reported = r.Reported[:min(len(r.Reported), briefRules)]
+	r.DeniedBy, r.Reported = few(r.DeniedBy, briefRules), few(r.Reported, briefRules)
 	if r.Job != nil {
 		r.Job = &Job{
 			Repository:   clip(r.Job.Repository, 100),
@@ -64,7 +63,14 @@ func brief(r Record) Record {
 	return r
 }
 
-const briefRules = 8
+// How many rules a record names: an intent that is too long is not written, and
+// then rules that only report would bind.
+const (
+	recordRules = 64
+	briefRules  = 8
+)
+
+func few(rules []Reported, most int) []Reported { return rules[:min(len(rules), most)] }
 
 // denied journals policy's no. A caller whose pinned ids match a rule is
 // somebody whose denials are each worth a record, up to a point; beyond it, and
@@ -72,7 +78,7 @@ const briefRules = 8
 func (b *Broker) denied(ctx context.Context, id Identity, r Request, d Decision) error {
 	e := &Error{Code: Denied, Public: "policy does not give this job what it asks for"}
 	rec := about(EventDenied, b.now(), r.ID, id, d.Version)
-	rec.DeniedBy, rec.Reported = d.DeniedBy, d.Reported
+	rec.DeniedBy, rec.Reported = few(d.DeniedBy, recordRules), few(d.Reported, recordRules)
 	if !d.Known {
 		e.Reason, rec.Reason = "denied_stranger", "denied_stranger"
 		b.meter.Exchanged(id.Issuer, e.Reason)
