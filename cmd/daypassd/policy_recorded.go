@@ -13,6 +13,7 @@ import (
 	"github.com/daypass-dev/daypass/broker/audit"
 	"github.com/daypass-dev/daypass/policy"
 	"github.com/daypass-dev/daypass/policy/cases"
+	history "github.com/daypass-dev/daypass/policy/recorded"
 )
 
 // recorded is what a journal tells of one request.
@@ -110,7 +111,7 @@ func (x policyExplain) wants(r *recorded) ([]broker.Want, error) {
 		w := broker.Want{Name: name}
 		for _, l := range r.record.Leases {
 			if l.Grant.Name == name {
-				w.TTL = l.NotAfter.Sub(l.Opened).Round(time.Second)
+				w.TTL = history.Life(l)
 			}
 		}
 		wants = append(wants, w)

@@ -114,7 +114,7 @@ func TestAJournalledRequestIsExplainedUnderItsOwnVersion(t *testing.T) {
 	d.record(broker.Record{Event: broker.EventDenied, Request: "req_denied", Job: job, Claims: shopClaims("refs/heads/dev"), Grants: []string{"orders-db", broker.UnknownGrant}})
 	d.record(broker.Record{Event: broker.EventDenied, Request: "req_mail", Job: job, Claims: shopClaims("refs/heads/dev"), Grants: []string{"orders-ro"}})
 	whole := broker.Session{For: broker.Identity{Issuer: "github", Claims: shopClaims("refs/heads/main")}}
-	lease := broker.Lease{Grant: broker.Grant{Name: "orders-db"}, Opened: recordedAt, NotAfter: recordedAt.Add(5 * time.Minute)}
+	lease := broker.Lease{Grant: broker.Grant{Name: "orders-db"}, Opened: recordedAt.Add(700 * time.Millisecond), NotAfter: recordedAt.Add(5 * time.Minute)} // cut to a whole second
 	d.record(broker.Record{Event: broker.EventIntent, Request: "req_given", Session: &whole, Grants: []string{"orders-db"}, Rules: []string{"shop/migrate"}, Leases: []broker.Lease{lease}})
 	d.record(broker.Record{Event: broker.EventIssued, Request: "req_given", Grants: []string{"orders-db"}, Leases: []broker.Lease{lease}})
 	d.record(broker.Record{Event: broker.EventDenied, Request: "req_stranger", Reason: "denied_stranger", Job: job, Count: 7})

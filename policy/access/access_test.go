@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -207,35 +208,9 @@ func TestWhatCanBeHadIsListed(t *testing.T) {
 		head := whole["repos.yaml"][:strings.Index(whole["repos.yaml"], "ceilings:")]
 		book := load(t, map[string]string{"p.yaml": head + "rules:\n  - " + strings.Join(some, "\n  - ") + "\n"})
 		rows := access.List(book, access.Filter{}, noon)
-		claims := broker.Claims{"repository_owner_id": "1234"}
-		for _, c := range []struct {
-			name   string
-			values []any
-		}{
-			{"repository_id", []any{"5678", "99", "100", "1", []any{"5678", "99"}}}, {"ref", []any{"refs/heads/main", "refs/heads/dev", "refs/pull/7/merge", []any{"refs/heads/main", "refs/heads/dev"}}},
-			{"event_name", []any{"push", "workflow_run"}}, {"environment", []any{nil, "production"}}, {"repository_owner_id", []any{"1234", "9", json.Number("1234")}},
-		} {
-			if v := rapid.SampledFrom(c.values).Draw(rt, c.name); v != nil {
-				claims[c.name] = v
-			}
-		}
-		for grant := range known().Grants {
-			d, err := book.Decide(broker.Identity{Issuer: "github", Claims: claims}, []broker.Want{{Name: grant}}, noon)
-			if err != nil {
-				rt.Fatal(err)
-			}
-			if !d.Allowed {
-				continue
-			}
-			given++
-			p := d.Permits[0]
-			fits := func(r access.Row) bool {
-				return r.Gives && r.Grant == grant && r.Rule == p.Rule && r.Issuer == "github" && r.TTL == policy.Short(p.TTL) && !slices.ContainsFunc(r.Pins, func(c access.Condition) bool {
-					return !overlap(c.Wanted, claims[c.Claim])
-				})
-			}
-			if !slices.ContainsFunc(rows, fits) {
-				rt.Fatalf("%s is given by %s for %s to %q, and is not listed:\n%+v", grant, p.Rule, p.TTL, claims, rows)
+		for _, claims := range everybody() {
+			for grant := range known().Grants {
+				given += listed(rt, book, rows, claims, grant)
 			}
 		}
 		for _, r := range rows {
@@ -247,6 +222,53 @@ func TestWhatCanBeHadIsListed(t *testing.T) {
 	if given < 20 || nothing < 20 {
 		t.Errorf("%d given, %d that give nothing: the test shows nothing", given, nothing)
 	}
+}
+
+// everybody are tokens of all sorts.
+func everybody() []broker.Claims {
+	all := []broker.Claims{{}}
+	for _, c := range []struct {
+		name   string
+		values []any
+	}{
+		{"repository_id", []any{"5678", "99", "100", "1", []any{"5678", "99"}}},
+		{"ref", []any{"refs/heads/main", "refs/heads/dev", "refs/pull/7/merge", []any{"refs/heads/main", "refs/heads/dev"}}},
+		{"event_name", []any{"push", "workflow_run"}}, {"environment", []any{nil, "production"}}, {"repository_owner_id", []any{"1234", "9", json.Number("1234")}},
+	} {
+		var more []broker.Claims
+		for _, claims := range all {
+			for _, v := range c.values {
+				one := maps.Clone(claims)
+				if v != nil {
+					one[c.name] = v
+				}
+				more = append(more, one)
+			}
+		}
+		all = more
+	}
+	return all
+}
+
+// listed makes sure that what a token gets is listed, and returns 1 if it gets it.
+func listed(t *rapid.T, book *policy.Book, rows []access.Row, claims broker.Claims, grant string) int {
+	d, err := book.Decide(broker.Identity{Issuer: "github", Claims: claims}, []broker.Want{{Name: grant}}, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !d.Allowed {
+		return 0
+	}
+	p := d.Permits[0]
+	fits := func(r access.Row) bool {
+		return r.Gives && r.Grant == grant && r.Rule == p.Rule && r.Issuer == "github" && r.TTL == policy.Short(p.TTL) && !slices.ContainsFunc(r.Pins, func(c access.Condition) bool {
+			return !overlap(c.Wanted, claims[c.Claim])
+		})
+	}
+	if !slices.ContainsFunc(rows, fits) {
+		t.Fatalf("%s is given by %s for %s to %q, and is not listed:\n%+v", grant, p.Rule, p.TTL, claims, rows)
+	}
+	return 1
 }
 
 // overlap reports whether a claim is, or holds, one of what is wanted.

@@ -51,7 +51,7 @@ func TestVersionsAreInForceFromLoadingToTheNext(t *testing.T) {
 		"one that is still in force":  {[]string{"a 01 started", "a 01 policy v1"}, "v1: 1-20", 0},
 		"one after the other":         {[]string{"a 01 started", "a 01 policy v1", "a 05 policy v2", "a 09 policy v1"}, "v1: 1-5 9-20; v2: 5-9", 0},
 		"until the broker stops":      {[]string{"a 01 started", "a 01 policy v1", "a 04 stopped", "a 06 started", "a 06 policy v2"}, "v1: 1-4; v2: 6-20", 0},
-		"a crash shows at the start":  {[]string{"a 01 started", "a 01 policy v1", "a 06 started", "a 06 policy v2"}, "v1: 1-6; v2: 6-20", 0},
+		"a crash shows at the start":  {[]string{"a 01 started", "a 01 policy v1", "a 06 started", "a 08 policy v2"}, "v1: 1-6; v2: 8-20", 0},
 		"two brokers":                 {[]string{"a 01 started", "a 01 policy v1", "b 03 started", "b 03 policy v2", "a 04 policy v2"}, "v1: 1-4; v2: 3-20", 0},
 		"two that overlap":            {[]string{"a 01 started", "a 01 policy v1", "a 04 stopped", "b 01 started", "b 03 policy v1", "b 06 stopped"}, "v1: 1-6", 0},
 		"a decision that came late":   {[]string{"a 01 started", "a 01 policy v1", "a 05 policy v2", "a 06 intent v1"}, "v1: 1-5 6-6; v2: 5-20", 0},

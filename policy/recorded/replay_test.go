@@ -144,6 +144,27 @@ func replaceVersions(text string, candidate, old *policy.Book) string {
 	return strings.NewReplacer(candidate.Version(), "CANDIDATE", old.Version(), "OLD").Replace(text)
 }
 
+// Where the policy of the time is kept, it is known whether a job got less than it
+// could have had.
+func TestALongerLifeIsSeenWhereAsMuchAsThereWasWasAskedFor(t *testing.T) {
+	h := newHistory(t, rules(`{name: deploy, for: [app], allow: [{grant: orders-db, ttl: 15m}]}`))
+	h.ask(fixture(t, push), broker.Want{Name: "orders-db"})
+	h.ask(fixture(t, push), broker.Want{Name: "orders-db", TTL: 10 * time.Minute})
+	longer := load(t, map[string]string{"p.yaml": rules(`{name: deploy, for: [app], allow: [{grant: orders-db, ttl: 30m}]}`)})
+	if r := h.replay(longer, h.book); len(r.Flips) != 1 || r.Flips[0].Request != "req_000" || r.Flips[0].Was.TTL != "15m" || r.Flips[0].Now.TTL != "30m" {
+		t.Errorf("%+v", r.Flips)
+	}
+	if r := h.replay(longer); len(r.Flips) != 0 {
+		t.Errorf("without the policy of the time: %+v", r.Flips)
+	}
+	shorter := load(t, map[string]string{"p.yaml": rules(`{name: deploy, for: [app], allow: [{grant: orders-db, ttl: 12m}]}`)})
+	for _, versions := range [][]*policy.Book{nil, {h.book}} {
+		if r := h.replay(shorter, versions...); len(r.Flips) != 1 || r.Flips[0].Now.TTL != "12m" {
+			t.Errorf("%+v", r.Flips)
+		}
+	}
+}
+
 func TestOnlyWhatWasRecordedInTimeIsReplayed(t *testing.T) {
 	h := newHistory(t, rules(`{name: deploy, for: [app], allow: [{grant: orders-db}]}`))
 	for range 5 { // a minute apart
