@@ -98,6 +98,9 @@ func versionOf(sources map[string][]byte, known Known) string {
 		add(h, []byte(name))
 		add(h, asJSON(known.Issuers[name]))
 	}
+	if known.AnyGrant {
+		add(h, []byte("any grant"))
+	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 

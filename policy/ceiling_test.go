@@ -169,3 +169,29 @@ func TestADenyUnderACeilingBindsOnlyWhatItsFolderMayGive(t *testing.T) {
 		})
 	}
 }
+
+// A link gives a file another path, and the path says what binds it.
+func TestALinkTakesNoFilePastACeiling(t *testing.T) {
+	for name, c := range map[string]struct{ link, to, want string }{
+		"to the rules of another team":            {"teams/web/borrowed", "../payments", `the ceiling of teams/web (ceilings.yaml:5) does not have grant "payments-db"`},
+		"from a folder that no ceiling lists":     {"mine", "teams/payments", "no ceiling lists the folder of mine/deploy.yaml"},
+		"from beside the folder":                  {"deploy.yaml", "teams/payments/deploy.yaml", "no ceiling lists the folder of deploy.yaml"},
+		"to what defines ceilings and repos":      {"teams/web/own.yaml", "../../ceilings.yaml", "ceilings are defined outside of it"},
+		"of a name that differs in case":          {"teams/Payments", "payments", "no ceiling lists the folder of teams/Payments/deploy.yaml"},
+		"to a folder within, which binds no less": {"teams/payments/night/all", "..", "leads back to a folder above it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			files := bounded(map[string]string{
+				c.link:                            "->" + c.to,
+				"teams/web/web.yaml":              "rules: [{name: x, for: [web], allow: [{grant: web-identity}]}]",
+				"teams/payments/night/night.yaml": "rules: [{name: x, for: [api], allow: [{grant: payments-ro}]}]",
+			})
+			write(t, dir, files)
+			_, err := policy.LoadDir(dir, known())
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("want %q, have\n%v", c.want, err)
+			}
+		})
+	}
+}

@@ -205,7 +205,11 @@ func TestTheVersionNamesAllThatDecisionsDependOn(t *testing.T) {
 			k.Grants["payments-ro"] = g
 		},
 		"a grant that is gone": func(_ map[string]string, k policy.Known) { delete(k.Grants, "payments-ro") },
-		"what an issuer pins":  func(_ map[string]string, k policy.Known) { k.Issuers["forge"] = policy.Issuer{} },
+		"an issuer's owners": func(_ map[string]string, k policy.Known) {
+			k.Issuers["gitlab"] = policy.Issuer{Shared: true, ImmutableIDs: []string{"project_id", "namespace_id"}, OwnerIDs: []string{"namespace_id"}}
+		},
+		"an issuer that is gone": func(_ map[string]string, k policy.Known) { delete(k.Issuers, "anyone") },
+		"what an issuer pins":    func(_ map[string]string, k policy.Known) { k.Issuers["forge"] = policy.Issuer{} },
 	} {
 		f, k := files(), known()
 		change(f, k)
@@ -214,6 +218,11 @@ func TestTheVersionNamesAllThatDecisionsDependOn(t *testing.T) {
 			t.Errorf("%s has the version of %s", sentence, other)
 		}
 		seen[v] = sentence
+	}
+	unchecked := known()
+	unchecked.AnyGrant = true
+	if other, same := seen[versionOf(files(), unchecked)]; same {
+		t.Errorf("grants that are not checked have the version of %s", other)
 	}
 	f := files()
 	f["p_test.yaml"], f["README.md"] = "cases: []\n", "x"
