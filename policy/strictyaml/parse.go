@@ -86,11 +86,15 @@ func hidden(r rune) bool {
 	switch {
 	case r < 0x20 && r != '\t', r >= 0x7F && r <= 0x9F: // controls
 		return true
-	case r == 0xAD, r == 0x061C, r == 0x180E, r == 0xFEFF:
+	case r == 0xAD, r == 0x034F, r == 0x061C, r == 0xFEFF:
+		return true
+	case r == 0x115F, r == 0x1160, r == 0x3164, r == 0xFFA0, r == 0x2800: // blanks that are no spaces
+		return true
+	case r == 0x17B4, r == 0x17B5, r >= 0x180B && r <= 0x180F, r >= 0xFE00 && r <= 0xFE0F:
 		return true
 	case r >= 0x200B && r <= 0x200F, r >= 0x2028 && r <= 0x202E, r >= 0x2060 && r <= 0x206F:
 		return true
-	case r >= 0xFFF0 && r <= 0xFFFB, r >= 0xE0000 && r <= 0xE0FFF:
+	case r >= 0xFFF0 && r <= 0xFFFB, r&0xFFFE == 0xFFFE, r >= 0xE0000 && r <= 0xE0FFF:
 		return true
 	}
 	return false
