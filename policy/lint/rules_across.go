@@ -1,11 +1,9 @@
 package lint
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/policy"
@@ -305,16 +303,4 @@ func denyByName(w *way) []hit {
 		}
 	}
 	return hits
-}
-
-// short writes a duration as people do: 1h30m, not 1h30m0s.
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return fmt.Sprint(s)
 }

@@ -3,6 +3,8 @@ package lint
 import (
 	"cmp"
 	"time"
+
+	"github.com/daypass-dev/daypass/policy"
 )
 
 // issuerRules are about how an issuer is configured.
@@ -30,7 +32,7 @@ func tokenLife(i *issuerView) []hit {
 	case i.MaxTokenLife <= 0:
 		return []hit{hitAt(at, "issuer %q: the life of its tokens is not bounded", i.name)}
 	case i.MaxTokenLife > limit:
-		return []hit{hitAt(at, "issuer %q: tokens may live for %s, and %s is enough", i.name, short(i.MaxTokenLife), short(limit))}
+		return []hit{hitAt(at, "issuer %q: tokens may live for %s, and %s is enough", i.name, policy.Short(i.MaxTokenLife), policy.Short(limit))}
 	}
 	return nil
 }
