@@ -37,7 +37,7 @@ type Metrics struct {
 	fsync       prometheus.Histogram
 	requests    *prometheus.HistogramVec
 	reloads     *prometheus.CounterVec
-	reported    *prometheus.CounterVec
+	reported    *reports
 }
 
 var _ broker.Meter = (*Metrics)(nil)
@@ -66,9 +66,8 @@ func NewMetrics(c MetricsConfig) *Metrics {
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "daypass_http_request_seconds",
 			Help:    "HTTP requests by route and status.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 20, 60}}, []string{"route", "status"}),
-		reloads: newReloads(),
-		reported: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "daypass_policy_reported_total",
-			Help: "What rules with mode: report would have done about grants asked for, by rule and effect: allow or deny."}, []string{"rule", "effect"}),
+		reloads:  newReloads(),
+		reported: newReports(),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "daypass_build_info", Help: "Always 1; the label says what runs.",
 		ConstLabels: prometheus.Labels{"version": cmp.Or(c.Version, "unknown")}})
@@ -91,11 +90,6 @@ func (m *Metrics) Minted(kind, outcome string, took time.Duration) {
 // Revoked implements [broker.Meter]. A credential without a lease has no kind.
 func (m *Metrics) Revoked(kind, outcome string) {
 	m.revocations.WithLabelValues(cmp.Or(kind, "none"), m.outcome(outcome)).Inc()
-}
-
-// Reported implements [broker.Meter]. Rules' ids come from policy files.
-func (m *Metrics) Reported(rule string, effect broker.Effect) {
-	m.reported.WithLabelValues(rule, string(effect)).Inc()
 }
 
 // Swept implements [broker.Meter].

@@ -1,9 +1,12 @@
 package api
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/daypass-dev/daypass/broker"
 )
 
 // Reload is how one try to replace the policy in force ended.
@@ -28,6 +31,43 @@ func newReloads() *prometheus.CounterVec {
 
 // Reloaded counts one reload.
 func (m *Metrics) Reloaded(outcome Reload) { m.reloads.WithLabelValues(string(outcome)).Inc() }
+
+// maxReports is how many rules are counted by their ids: rules come and go with
+// reloads, and a series stays.
+const maxReports = 1000
+
+// reports count what rules that only report would have done.
+type reports struct {
+	*prometheus.CounterVec
+	mu    sync.Mutex
+	named map[string]bool
+}
+
+func newReports() *reports {
+	return &reports{named: map[string]bool{}, CounterVec: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "daypass_policy_reported_total",
+		Help: "What rules with mode: report would have done about grants asked for, by rule and effect: allow or deny. Rules after the first 1000 are counted as other.",
+	}, []string{"rule", "effect"})}
+}
+
+// name is the rule's id, or other where too many have one. No rule is called so:
+// ids have a slash.
+func (r *reports) name(rule string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.named[rule] {
+		if len(r.named) == maxReports {
+			return "other"
+		}
+		r.named[rule] = true
+	}
+	return rule
+}
+
+// Reported implements [broker.Meter]. Rules' ids come from policy files.
+func (m *Metrics) Reported(rule string, effect broker.Effect) {
+	m.reported.WithLabelValues(m.reported.name(rule), string(effect)).Inc()
+}
 
 // PolicyState is which policy is in force, and what is wrong with the one that
 // should be.

@@ -1,9 +1,12 @@
 package api
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/daypass-dev/daypass/broker"
 )
 
 func TestMetricsSayWhichPolicyDecidesAndWhetherItShould(t *testing.T) {
@@ -32,4 +35,23 @@ func TestMetricsSayWhichPolicyDecidesAndWhetherItShould(t *testing.T) {
 		`daypass_policy_reloads_total{outcome="unchanged"} 0`)
 	state.Version = "sha256:2"
 	lines(`daypass_policy_info{version="sha256:2"} 1`, "!"+`daypass_policy_info{version="sha256:1"}`)
+}
+
+// TestRulesThatOnlyReportFillNoMetrics: their ids change with each reload.
+func TestRulesThatOnlyReportFillNoMetrics(t *testing.T) {
+	m := NewMetrics(MetricsConfig{})
+	for range 2 {
+		for i := range 1500 {
+			m.Reported(fmt.Sprintf("trial/r%d", i), broker.EffectDeny)
+		}
+	}
+	got := scrape(t, m)
+	if n := strings.Count(got, "daypass_policy_reported_total{"); n != 1001 {
+		t.Errorf("%d series", n)
+	}
+	for _, line := range []string{`{effect="deny",rule="trial/r999"} 2`, `{effect="deny",rule="other"} 1000`} {
+		if !strings.Contains(got, "daypass_policy_reported_total"+line) {
+			t.Errorf("no %s", line)
+		}
+	}
 }
