@@ -168,14 +168,19 @@ func (d *daemon) openPolicy(ctx context.Context, _ process) error {
 
 func (d *daemon) openBroker(context.Context, process) error {
 	var err error
-	d.broker, err = broker.New(broker.Config{
+	d.broker, err = broker.New(d.brokerConfig())
+	return err
+}
+
+// brokerConfig is what the broker is made of.
+func (d *daemon) brokerConfig() broker.Config {
+	return broker.Config{
 		Verifier: d.issuers, Policy: d.policy, Replay: d.state.replay, Journal: d.journal,
 		Leases: d.state.leases, Book: d.state.book, Sessions: d.state.sessions, Alarms: d.state.alarms,
 		Answers: d.state.answers, Encode: api.EncodeAnswer, Takeback: takebacks(),
 		Targets: d.targets, About: aboutTargets(d.config), Meter: d.metrics, Log: d.log, Now: time.Now, Rand: rand.Reader,
 		Limits: broker.Limits{ExchangesPerMinute: d.config.Limits.ExchangesPerMinute, LivePerPlace: d.config.Limits.LiveLeases},
-	})
-	return err
+	}
 }
 
 func (d *daemon) openHandlers(context.Context, process) error {

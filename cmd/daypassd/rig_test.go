@@ -27,6 +27,9 @@ var binaries string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		if servers := os.Getenv(faultyServers); servers != "" {
+			return serveFaulty(servers, os.Args[1:])
+		}
 		dir, err := os.MkdirTemp("", "daypass-bin-")
 		if err != nil {
 			panic(err)
