@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -28,6 +29,7 @@ var errClosed = errors.New("the broker is stopping")
 type pool struct {
 	admin broker.SecretSource
 	slots chan struct{} // one token for each connection in use
+	lent  atomic.Int32  // connections that somebody works on
 
 	mu     sync.Mutex // guards what follows
 	idle   []*conn
@@ -55,8 +57,10 @@ func (p *pool) with(ctx context.Context, do func(*conn) error) error {
 		if err != nil {
 			return err
 		}
+		p.lent.Add(1)
 		err = do(c)
 		p.put(c, err)
+		p.lent.Add(-1)
 		if attempt == 2 || !lost(err) || ctx.Err() != nil {
 			return err
 		}
@@ -85,7 +89,39 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 	if readErr != nil {
 		return nil, fmt.Errorf("read the admin secret: %w", readErr)
 	}
-	return dialEither(ctx, urls, "")
+	c, err := dialEither(ctx, urls, "")
+	if notAccepted(err) {
+		return p.awaitReturn(ctx, err)
+	}
+	return c, err
+}
+
+// awaitReturn waits for a connection that somebody is done with, where the
+// server takes none of the passwords that we know: it was changed there first,
+// and until we are told, what is open has to do. Where nobody has one, the
+// refusal stands.
+func (p *pool) awaitReturn(ctx context.Context, refusal error) (*conn, error) {
+	for begun := time.Now(); time.Since(begun) < connectWithin && ctx.Err() == nil; pause(ctx, 5*time.Millisecond) {
+		lent := p.lent.Load() > 0 // looked at first: whoever brings one back does so before
+		c, err := p.pop()
+		switch {
+		case err != nil:
+			return nil, err
+		case c != nil && c.alive(ctx):
+			return c, nil
+		case c != nil:
+			c.close()
+		case !lent:
+			return nil, refusal
+		}
+	}
+	return nil, refusal
+}
+
+// notAccepted reports whether the server did not take a password.
+func notAccepted(err error) bool {
+	code := codeOf(err)
+	return code == codeWrongPassword || code == codeNotAuthorized
 }
 
 // dialEither connects with the current admin URL, and with the previous one
@@ -93,7 +129,7 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 // empty stands in for the URL's.
 func dialEither(ctx context.Context, urls broker.SecretValue, database string) (*conn, error) {
 	c, err := dial(ctx, urls.Current, database)
-	if code := codeOf(err); (code == codeWrongPassword || code == codeNotAuthorized) && !urls.Previous.IsZero() {
+	if notAccepted(err) && !urls.Previous.IsZero() {
 		if before, e := dial(ctx, urls.Previous, database); e == nil {
 			return before, nil // a rotation is under way
 		}
@@ -119,8 +155,11 @@ func (p *pool) pop() (*conn, error) {
 // put keeps a connection for the next, or closes it. With one that turned out
 // to lead to a replica all others go: they were made at the same time.
 func (p *pool) put(c *conn, err error) {
-	if unfit(err) {
+	switch {
+	case unfit(err):
 		p.drain()
+	case lost(err):
+		p.doubt()
 	}
 	if fatal(err) || c.pg.IsClosed() || c.pg.PgConn().TxStatus() != 'I' {
 		c.close()
@@ -136,6 +175,16 @@ func (p *pool) put(c *conn, err error) {
 		return
 	}
 	p.idle = append(p.idle, c)
+}
+
+// doubt has what is idle asked whether it is alive before it is used: where one
+// connection was lost, others may have been lost with it.
+func (p *pool) doubt() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.idle {
+		c.answered = time.Time{}
+	}
 }
 
 // drain closes what is idle.
