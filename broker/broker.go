@@ -27,6 +27,7 @@ type Config struct {
 	About    map[string]TargetInfo        // by the same; may lack targets
 	Takeback map[string]Takeback          // by kind: what a dry run says of giving back; may lack kinds
 	Limits   Limits
+	Revoking Revoking // default: by itself
 	Meter    Meter
 	Log      *slog.Logger
 	Now      func() time.Time
@@ -35,6 +36,15 @@ type Config struct {
 	MintTimeout   time.Duration // for all of one exchange's mints; default 20 s
 	RevokeTimeout time.Duration // for one revocation; default 20 s
 }
+
+// Revoking says who takes credentials back.
+type Revoking string
+
+// Who does.
+const (
+	RevokingAlways Revoking = ""       // sweepers, when they are due; and whoever asks
+	RevokingAsked  Revoking = "paused" // only whoever asks, job or operator: for a start from a backup of the state
+)
 
 // Limits keep one repository from taking what others need. 0 means no limit.
 type Limits struct {
@@ -60,6 +70,9 @@ type Meter interface {
 	// Swept is told after each sweep how many leases are live, and how long
 	// the most overdue one has been waiting.
 	Swept(live int, lag time.Duration)
+	// Found counts what looking at a target brought up: "orphan",
+	// "vanished" or "target_changed".
+	Found(target, what string)
 	// Reached is told of each target, every few seconds, how long it has been
 	// lost; 0: it answers.
 	Reached(target string, lost time.Duration)
@@ -97,6 +110,7 @@ type Broker struct {
 	encode   func(Answer) ([]byte, error)
 	lanes    map[string]*lane // by target
 	limits   Limits
+	revoking Revoking
 	meter    Meter
 	log      *slog.Logger
 	now      func() time.Time
@@ -106,10 +120,11 @@ type Broker struct {
 
 	mintTimeout, revokeTimeout time.Duration
 
-	rate     *rateLimit // exchanges and requests on sessions
-	told     *rateLimit // records that one token can bring about at will
-	underWay revocations
-	stuck    stuckLeases
+	rate      *rateLimit // exchanges and requests on sessions
+	told      *rateLimit // records that one token can bring about at will
+	underWay  revocations
+	requested requested
+	stuck     stuckLeases
 }
 
 // New makes a broker. It contacts nothing.
@@ -120,7 +135,7 @@ func New(c Config) (*Broker, error) {
 	b := &Broker{
 		verifier: c.Verifier, policy: c.Policy, replay: c.Replay, journal: c.Journal,
 		leases: c.Leases, book: c.Book, sessions: c.Sessions, alarms: c.Alarms, answers: c.Answers, encode: c.Encode, lanes: make(map[string]*lane, len(c.Targets)),
-		limits: c.Limits, meter: c.Meter, log: c.Log, now: c.Now, rand: c.Rand,
+		limits: c.Limits, revoking: c.Revoking, meter: c.Meter, log: c.Log, now: c.Now, rand: c.Rand,
 		takebacks:     maps.Clone(c.Takeback),
 		mintTimeout:   cmp.Or(c.MintTimeout, 20*time.Second),
 		revokeTimeout: cmp.Or(c.RevokeTimeout, 20*time.Second),

@@ -280,7 +280,7 @@ func TestASessionGivenBackDuringAMintWins(t *testing.T) {
 func TestALeaseRevokedDuringItsMintIsNotHandedOut(t *testing.T) {
 	r := newRig(t, nil)
 	r.course.meanwhile("mint db", func(ctx context.Context) error {
-		_, err := r.RevokeLease(ctx, r.leases()[0].ID, "req_op", "operator")
+		_, err := r.RevokeLease(ctx, r.leases()[0].ID, broker.Act{Request: "req_op", By: "operator"})
 		return err
 	})
 	answer, err := r.Exchange(context.Background(), r.token(job("1", "job-1")), ask("db"))

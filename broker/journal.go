@@ -27,7 +27,9 @@ const (
 	EventRevoked   Event = "revoked"     // a credential is gone
 	EventUnrevoked Event = "unrevoked"   // revoking failed; it is tried again
 	EventOrphan    Event = "orphan"      // a credential without a lease was found overdue in a target and dropped
+	EventVanished  Event = "vanished"    // a credential was gone from its target before its time, and its lease is closed
 	EventOperator  Event = "operator"    // an operator's act
+	EventForgotten Event = "forgotten"   // an operator gave a lost target's credentials up: they may exist, and nobody takes them back
 	EventSuspended Event = "suspended"   // the journal could not be written for a while
 	EventDropped   Event = "dropped"     // notes were counted instead of written
 )

@@ -99,7 +99,7 @@ func everythingThatIsJournalled(t *testing.T, r *rig, first broker.Answer) {
 	r.course.breaks("revoke db", errBroken)
 	must(r.GiveBack(ctx, first.Token, "req_back")) // shut, unrevoked
 	r.course.breaks("revoke db", nil)
-	must(r.RevokeLease(ctx, first.Granted[0].Lease.ID, "req_op", "unix user ops")) // operator, revoked
+	must(r.RevokeLease(ctx, first.Granted[0].Lease.ID, broker.Act{Request: "req_op", By: "unix user ops"})) // operator, revoked
 	r.left.foreign = []broker.Held{orphan(t, 1)}
 	r.SweepTarget(ctx, "left") // orphan
 	for _, e := range []broker.Event{broker.EventIntent, broker.EventIssued, broker.EventReused, broker.EventRefused, broker.EventDenied,
@@ -216,7 +216,7 @@ func TestAJournalThatHangsHoldsNobodyForEver(t *testing.T) {
 			_, _ = r.Extend(context.Background(), a.Token, r.token(job("1", "job-1")), "req")
 		}},
 		"the operator": {"operator", func(r *rig, a broker.Answer) {
-			_, _ = r.RevokeLease(context.Background(), a.Granted[0].Lease.ID, "req", "op")
+			_, _ = r.RevokeLease(context.Background(), a.Granted[0].Lease.ID, broker.Act{Request: "req", By: "op"})
 		}},
 		"what is revoked": {"revoked", func(r *rig, a broker.Answer) { _, _ = r.GiveBack(context.Background(), a.Token, "req") }},
 	} {

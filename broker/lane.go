@@ -39,6 +39,10 @@ type lane struct {
 	mu       sync.Mutex // guards what is below
 	failures int        // in a row
 	lostAt   time.Time  // zero: it answers
+	strays   []Held     // overdue without a lease, and left alone while revoking is paused
+
+	looking sync.Mutex // lets one look at a time, and guards what is below
+	compare comparison
 }
 
 func newLane(target string, m Minter, info TargetInfo) *lane {

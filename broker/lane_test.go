@@ -236,7 +236,7 @@ func TestAJobAtALostTargetIsToldAtOnce(t *testing.T) {
 			return err
 		},
 		"an operator": func(r *rig, a broker.Answer) error {
-			_, err := r.RevokeLease(context.Background(), a.Granted[0].Lease.ID, "req_back", "ops")
+			_, err := r.RevokeLease(context.Background(), a.Granted[0].Lease.ID, broker.Act{Request: "req_back", By: "ops"})
 			return err
 		},
 	} {
@@ -330,7 +330,7 @@ func TestALeaseThatIsRevokedMeanwhileIsNoOrphan(t *testing.T) {
 		var once sync.Once
 		r.course.meanwhile("list", func(context.Context) error {
 			once.Do(func() {
-				if _, err := second.RevokeLease(context.Background(), id, "req_op", "ops"); err != nil {
+				if _, err := second.RevokeLease(context.Background(), id, broker.Act{Request: "req_op", By: "ops"}); err != nil {
 					t.Error(err)
 				}
 			})

@@ -28,17 +28,40 @@ func (b *Broker) looks(ctx context.Context, ln *lane) {
 
 // look makes promise 1 hold even where our books were lost, or our clock is
 // slow: the target knows what is ours by name, and by its own clock what is
-// overdue.
+// overdue. Once a minute it also compares the other way: what is on the books
+// and not in the target.
 func (b *Broker) look(ctx context.Context, ln *lane) {
+	ln.looking.Lock()
+	defer ln.looking.Unlock()
+	active := b.toCompare(ctx, ln) // before the target is asked: what is made meanwhile is not missing
 	held, err := b.held(ctx, ln)
 	if err != nil {
 		b.quietly(ctx, "target cannot be listed", ln.target, err)
+		ln.compare.suspects = nil // its looks have to be whole
 		return
 	}
+	b.missVanished(ctx, ln, active, held)
 	overdue := slices.DeleteFunc(held, func(h Held) bool { return !h.Overdue })
-	if len(overdue) > 0 {
+	switch {
+	case b.Paused():
+		b.leaveOverdue(ctx, ln, overdue)
+	case len(overdue) > 0:
 		b.takeUpOverdue(ctx, ln, overdue)
 	}
+}
+
+// leaveOverdue keeps a list of what would be dropped without a lease if
+// revoking were not paused.
+func (b *Broker) leaveOverdue(ctx context.Context, ln *lane, overdue []Held) {
+	known, err := b.knownHandles(ctx, ln.target)
+	if err != nil {
+		b.quietly(ctx, "leases cannot be listed", ln.target, err)
+		return
+	}
+	strays := slices.DeleteFunc(overdue, func(h Held) bool { _, leased := known[h.Handle]; return leased })
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	ln.strays = strays
 }
 
 // held asks a target what it holds, and learns whether it answers.
@@ -138,6 +161,7 @@ func (b *Broker) dropOrphan(ctx context.Context, ln *lane, h Held) result {
 		b.log.Warn("overdue credential without a lease could not be dropped; it is tried again", "handle", h.Handle, "target", ln.target, "err", err)
 		return failed
 	}
+	b.meter.Found(ln.target, "orphan")
 	b.tell(ctx, Record{Event: EventOrphan, At: b.now(), Leases: []Lease{l}, Reason: "orphan"})
 	return gone
 }

@@ -128,7 +128,11 @@ type locksmith struct {
 	ever        []broker.Handle // all keys it ever held
 	clockAhead  time.Duration   // of its own clock
 	expiresOnly bool            // its keys cannot be taken back
-	foreign     []broker.Held   // what else it holds under our name
+
+	listsNothing bool // it has no way to say what it holds
+
+	foreign []broker.Held // what else it holds under our name
+	hidden  bool          // its list lacks its keys
 }
 
 func (l *locksmith) Plan(o broker.Order) (broker.Handle, error) {
@@ -186,10 +190,13 @@ func (l *locksmith) Held(ctx context.Context) ([]broker.Held, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.expiresOnly {
+	if l.expiresOnly || l.listsNothing {
 		return nil, nil
 	}
-	held := slices.Clone(l.foreign)
+	held := append([]broker.Held{}, l.foreign...)
+	if l.hidden {
+		return held, nil
+	}
 	now := time.Now().Add(l.clockAhead)
 	for h, until := range l.keys {
 		held = append(held, broker.Held{Handle: h, Expires: until, Overdue: !now.Before(until)})
@@ -314,6 +321,7 @@ func (t *tally) Exchanged(issuer, outcome string)             { t.add("exchanged
 func (t *tally) Minted(kind, outcome string, _ time.Duration) { t.add("minted", kind, outcome) }
 func (t *tally) Revoked(kind, outcome string)                 { t.add("revoked", kind, outcome) }
 func (t *tally) Reported(rule string, e broker.Effect)        { t.add("reported", rule, string(e)) }
+func (t *tally) Found(target, what string)                    { t.add("found", target, what) }
 func (t *tally) Swept(live int, lag time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

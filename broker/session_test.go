@@ -404,7 +404,7 @@ func TestAStoreThatIsAwayIsUnavailable(t *testing.T) {
 			return err
 		}},
 		"an operator revokes": {"lease", func(r *rig, a broker.Answer) error {
-			_, err := r.RevokeLease(ctx, a.Granted[0].Lease.ID, "req", "op")
+			_, err := r.RevokeLease(ctx, a.Granted[0].Lease.ID, broker.Act{Request: "req", By: "op"})
 			return err
 		}},
 		"an operator lists": {"list", func(r *rig, a broker.Answer) error { _, err := r.Leases(ctx, broker.LeaseFilter{}); return err }},

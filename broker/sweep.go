@@ -17,7 +17,7 @@ const (
 // Run takes back what is due until ctx ends. Each target has two loops of its
 // own, so that a slow or lost one holds up nobody else: one takes up the leases
 // that are due, the other looks at what the target holds. It returns when all
-// have ended.
+// have ended. Where revoking is paused only what somebody asked for is taken back.
 func (b *Broker) Run(ctx context.Context) {
 	var loops sync.WaitGroup
 	for _, ln := range b.lanes {
@@ -197,6 +197,9 @@ func (b *Broker) goesOn(ctx context.Context, ln *lane, p *pass) bool {
 func (b *Broker) due(ctx context.Context, target string) ([]Lease, error) {
 	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
 	defer done()
+	if b.Paused() {
+		return b.dueAsked(ctx, target)
+	}
 	return b.book.Due(ctx, target, b.now(), sweepBatch)
 }
 
@@ -204,10 +207,10 @@ func sweepReason(l Lease) string {
 	switch {
 	case l.State == LeasePending:
 		return "abandoned"
-	case l.State == LeaseRevoking && l.Attempts == 0:
-		return "asked"
-	case l.State == LeaseRevoking:
+	case l.State == LeaseRevoking && l.Attempts > 0:
 		return "retried"
+	case l.State == LeaseRevoking || l.Due.Before(l.NotAfter): // its session was shut, or an operator said so
+		return "asked"
 	default:
 		return "expired"
 	}

@@ -127,6 +127,7 @@ func (b *Broker) GiveBack(ctx context.Context, session Secret, request string) (
 		// A pending lease's mint is under way elsewhere, and fails at Activate.
 		// What there is no time left for is due already: a sweeper has it.
 		if l.State == LeasePending || ctx.Err() != nil {
+			b.asked(l.ID)
 			outcomes = append(outcomes, Outcome{l, StateRevoking})
 			continue
 		}
@@ -152,25 +153,6 @@ func (b *Broker) GiveBackLease(ctx context.Context, session Secret, id LeaseID, 
 	return b.revokeAsked(ctx, l, request, "given_back"), nil
 }
 
-// Leases lists leases for an operator, oldest first.
-func (b *Broker) Leases(ctx context.Context, f LeaseFilter) ([]Lease, error) {
-	leases, err := b.book.List(ctx, f)
-	if err != nil {
-		return nil, asError(err, Unavailable, "the lease store cannot be read")
-	}
-	return leases, nil
-}
-
-// RevokeLease takes back one lease by an operator's word; by says whose.
-func (b *Broker) RevokeLease(ctx context.Context, id LeaseID, request, by string) (Outcome, error) {
-	l, err := b.book.Lease(ctx, id)
-	if err != nil {
-		return Outcome{}, asError(err, Unavailable, "the lease store cannot be read")
-	}
-	b.tell(ctx, Record{Event: EventOperator, At: b.now(), Request: request, Leases: []Lease{l}, Reason: "revoke", Detail: by})
-	return b.revokeAsked(ctx, l, request, "operator"), nil
-}
-
 // revoke takes one credential back, once at a time: whoever asks for the same
 // meanwhile is told what comes of it.
 func (b *Broker) revoke(ctx context.Context, l Lease, request, why string) Outcome {
@@ -189,11 +171,23 @@ func (b *Broker) revokeAsked(ctx context.Context, l Lease, request, why string) 
 	}
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
 	defer done()
-	l.State, l.Due = LeaseRevoking, b.now()
-	if err := b.leases.Postpone(ctx, l); err != nil {
+	l, err := b.hasten(ctx, l)
+	if err != nil {
 		b.log.Warn("lease could not be made due", "lease", l.ID, "err", err)
 	}
 	return Outcome{l, StateRevoking}
+}
+
+// hasten makes a lease due for revoking. One whose mint is under way is due as
+// it was, when the mint is over: it fails at Activate and is undone, and only
+// if its broker died is it a sweeper's.
+func (b *Broker) hasten(ctx context.Context, l Lease) (Lease, error) {
+	if l.State != LeasePending {
+		l.Due = b.now()
+	}
+	l.State = LeaseRevoking
+	b.asked(l.ID)
+	return l, b.leases.Postpone(ctx, l)
 }
 
 // revokeNow keeps the books: closed when the credential is gone, postponed when
@@ -253,6 +247,7 @@ func (b *Broker) postpone(ctx context.Context, l Lease, cause error) {
 	l.State, l.Attempts, l.LastErr = LeaseRevoking, l.Attempts+1, clip(cause.Error(), 500)
 	l.Due = b.now().Add(backoff(l.Attempts))
 	b.stuck.held(l.ID, l.NotAfter)
+	b.asked(l.ID)
 	b.log.Warn("credential could not be taken back; it is tried again",
 		"lease", l.ID, "handle", l.Handle, "target", l.Grant.Target, "attempts", l.Attempts, "next", l.Due, "err", cause)
 	if err := b.leases.Postpone(ctx, l); err != nil {

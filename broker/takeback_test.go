@@ -191,7 +191,7 @@ func TestALeaseThatCannotBeClosedIsTriedAgainSoon(t *testing.T) {
 			return r.GiveBackLease(context.Background(), a.Token, a.Granted[0].Lease.ID, "req_back")
 		},
 		"by an operator": func(r *rig, a broker.Answer) (broker.Outcome, error) {
-			return r.RevokeLease(context.Background(), a.Granted[0].Lease.ID, "req_op", "unix user ops")
+			return r.RevokeLease(context.Background(), a.Granted[0].Lease.ID, broker.Act{Request: "req_op", By: "unix user ops"})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -323,7 +323,7 @@ func TestAClientThatHangsUpWhileGivingBack(t *testing.T) {
 func TestAnOperatorRevokesAnyLease(t *testing.T) {
 	r := newRig(t, nil)
 	first := r.exchange("db", "queue")
-	outcome, err := r.RevokeLease(context.Background(), first.Granted[0].Lease.ID, "req_op", "unix user ops")
+	outcome, err := r.RevokeLease(context.Background(), first.Granted[0].Lease.ID, broker.Act{Request: "req_op", By: "unix user ops"})
 	if err != nil || outcome.State != broker.StateRevoked || r.left.left() != 0 || r.right.left() != 1 {
 		t.Fatalf("it says %+v, %v", outcome, err)
 	}
@@ -334,7 +334,7 @@ func TestAnOperatorRevokesAnyLease(t *testing.T) {
 	if len(revoked) != 1 || revoked[0].Reason != "operator" {
 		t.Errorf("its effect is journalled as %+v", revoked)
 	}
-	_, err = r.RevokeLease(context.Background(), "dpl_neverwas", "req_op", "unix user ops")
+	_, err = r.RevokeLease(context.Background(), "dpl_neverwas", broker.Act{Request: "req_op", By: "unix user ops"})
 	r.refused(err, broker.NotFound)
 	ls, err := r.Leases(context.Background(), broker.LeaseFilter{Target: "right"})
 	if err != nil || len(ls) != 1 || ls[0].Grant.Name != "queue" {

@@ -7,17 +7,32 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"slices"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
 )
 
-// Operator is what operators may do. by says who asked, for the journal.
+// Operator is what operators may see and do.
 type Operator interface {
+	LeaseViewer
+	LeaseTaker
+}
+
+// LeaseViewer is what operators may see of leases.
+type LeaseViewer interface {
 	Leases(ctx context.Context, f broker.LeaseFilter) ([]broker.Lease, error)
-	RevokeLease(ctx context.Context, id broker.LeaseID, request, by string) (broker.Outcome, error)
+	Lease(ctx context.Context, id broker.LeaseID) (broker.Lease, error)
+	Paused() bool
+	Strays() []broker.Stray
+}
+
+// LeaseTaker is what operators may do to leases; an Act says who asked, for the
+// journal.
+type LeaseTaker interface {
+	RevokeLease(ctx context.Context, id broker.LeaseID, a broker.Act) (broker.Outcome, error)
+	RevokeLeases(ctx context.Context, f broker.LeaseFilter, a broker.Act) ([]broker.Lease, error)
+	Forget(ctx context.Context, target string, only broker.LeaseID, a broker.Act) ([]broker.Lease, error)
 }
 
 // AdminConfig is what the admin listener is made of. All fields are needed
@@ -70,7 +85,10 @@ func newAdmin(c AdminConfig) *surface {
 	s.routes = []route{
 		{method: http.MethodGet, path: "/metrics", access: accessOperator, quiet: true, handle: c.Metrics.expose},
 		{method: http.MethodGet, path: "/admin/v1/leases", access: accessOperator, handle: a.leases},
+		{method: http.MethodDelete, path: "/admin/v1/leases", access: accessOperator, handle: a.revokeAll},
+		{method: http.MethodGet, path: "/admin/v1/leases/{id}", access: accessOperator, handle: a.lease},
 		{method: http.MethodDelete, path: "/admin/v1/leases/{id}", access: accessOperator, handle: a.revoke},
+		{method: http.MethodPost, path: "/admin/v1/forget", access: accessOperator, handle: a.forget},
 		{method: http.MethodGet, path: "/healthz", access: accessOpen, quiet: true, handle: healthz},
 	}
 	return s
@@ -86,75 +104,4 @@ func sameMachine(r *http.Request, hosts []string) error {
 		return &broker.Error{Code: broker.Denied, Reason: "origin", Public: "requests from web pages are refused"}
 	}
 	return nil
-}
-
-// admin serves what operators ask for.
-type admin struct{ operator Operator }
-
-// leases lists leases as they are stored: a lease holds no secret.
-func (a *admin) leases(c *call) (reply, error) {
-	f, err := leaseFilterOf(c.http.URL.RawQuery)
-	if err != nil {
-		return reply{}, err
-	}
-	leases, err := a.operator.Leases(c.ctx(), f)
-	if err != nil {
-		return reply{}, unavailable(err)
-	}
-	if leases == nil {
-		leases = []broker.Lease{}
-	}
-	return replyJSON(struct {
-		RequestID string         `json:"request_id"`
-		Leases    []broker.Lease `json:"leases"`
-	}{c.id, leases})
-}
-
-// leaseFilterOf refuses what it does not know: a misspelt filter must not
-// list, and then revoke, everything.
-func leaseFilterOf(query string) (broker.LeaseFilter, error) {
-	var f broker.LeaseFilter
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return f, badRequest("the query cannot be read")
-	}
-	fields := map[string]*string{"grant": &f.Grant, "place": &f.Place, "target": &f.Target}
-	for name, v := range values {
-		field, known := fields[name]
-		switch {
-		case !known:
-			return f, badRequest("unknown query parameter " + showName("", name) + "; there are grant, place and target")
-		case len(v) != 1 || v[0] == "":
-			return f, badRequest("query parameter " + name + " must be there once, with a value")
-		}
-		*field = v[0]
-	}
-	return f, nil
-}
-
-func (a *admin) revoke(c *call) (reply, error) {
-	if err := noQuery(c); err != nil {
-		return reply{}, err
-	}
-	id, err := leaseIDOf(c.param)
-	if err != nil {
-		return reply{}, err
-	}
-	o, err := a.operator.RevokeLease(c.ctx(), id, c.id, "admin token")
-	if err != nil {
-		return reply{}, unavailable(err)
-	}
-	return replyJSON(struct {
-		RequestID string       `json:"request_id"`
-		State     string       `json:"state"`
-		Lease     broker.Lease `json:"lease"`
-	}{c.id, o.State, o.Lease})
-}
-
-// unavailable is what an operator's call comes to when a store does not answer.
-func unavailable(err error) error {
-	if _, ok := errors.AsType[*broker.Error](err); ok {
-		return err
-	}
-	return &broker.Error{Code: broker.Unavailable, Reason: "leases", Err: err, Public: "the lease store cannot be read"}
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/daypass-dev/daypass/broker"
 )
@@ -73,13 +74,22 @@ func TestTheTwoListenersShareNoRouteButTheHealthCheck(t *testing.T) {
 
 func TestOperatorsSeeLeasesAsTheyAreStored(t *testing.T) {
 	f := &fakeBroker{leases: []broker.Lease{aLease()}}
-	w := send(NewAdmin(adminConfig(f, &logBook{})), ask{method: "GET", path: "/admin/v1/leases?grant=orders-db&place=github%2F5678&target=orders-pg", bearer: adminToken})
-	if got := f.calls()[0].filter; w.Code != 200 || got != (broker.LeaseFilter{Grant: "orders-db", Place: "github/5678", Target: "orders-pg"}) {
+	w := send(NewAdmin(adminConfig(f, &logBook{})), ask{method: "GET", path: "/admin/v1/leases?grant=orders-db&place=github%2F5678&target=orders-pg&rule=teams%2Fa&session=5e", bearer: adminToken})
+	if got := f.calls()[0].filter; w.Code != 200 || got != (broker.LeaseFilter{Grant: "orders-db", Place: "github/5678", Target: "orders-pg", Rule: "teams/a", Session: "5e"}) {
 		t.Fatalf("%d, filter %+v", w.Code, got)
 	}
 	checkAgainstOpenAPI(t, "GET", "/admin/v1/leases", 200, mediaJSON, w.Body.Bytes())
-	var got struct{ Leases []broker.Lease }
-	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || len(got.Leases) != 1 || got.Leases[0].Handle != aLease().Handle || !got.Leases[0].Due.Equal(aLease().Due) {
+	var got struct {
+		Leases []struct {
+			Handle broker.Handle
+			Due    time.Time
+			Grant  struct {
+				MaxTTL string `json:"max_ttl"`
+			}
+		}
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || len(got.Leases) != 1 || got.Leases[0].Handle != aLease().Handle ||
+		!got.Leases[0].Due.Equal(aLease().Due) || got.Leases[0].Grant.MaxTTL != "1h" {
 		t.Errorf("%v: %s", err, w.Body)
 	}
 	golden(t, "admin-leases", dump(w))
@@ -89,11 +99,89 @@ func TestOperatorsSeeLeasesAsTheyAreStored(t *testing.T) {
 	}
 }
 
-func TestAMisspeltFilterDoesNotListEverything(t *testing.T) {
-	for _, query := range []string{"?grants=orders-db", "?Grant=orders-db", "?grant=a&grant=b", "?grant=", "?grant", "?grant=a;place=b", "?grant=%zz", "?session=x"} {
+func TestAMisspeltFilterDoesNotListOrRevokeEverything(t *testing.T) {
+	for _, query := range []string{"?grants=orders-db", "?Grant=orders-db", "?grant=a&grant=b", "?grant=", "?grant", "?grant=a;place=b", "?grant=%zz", "?sessions=x"} {
+		for _, method := range []string{"GET", "DELETE"} {
+			f := &fakeBroker{leases: []broker.Lease{aLease()}}
+			if w := send(NewAdmin(adminConfig(f, &logBook{})), ask{method: method, path: "/admin/v1/leases" + query, bearer: adminToken}); w.Code != 400 || len(f.calls()) != 0 {
+				t.Errorf("%s %s: %d %s", method, query, w.Code, w.Body)
+			}
+		}
+	}
+}
+
+func TestOperatorsSeeOneLeaseWhole(t *testing.T) {
+	l := aLease()
+	l.Grant.OnReuse, l.Grant.Params, l.Grant.Labels = broker.OnReuseRevoke, json.RawMessage(`{"roles":["a"]}`), map[string]string{"env": "prod"}
+	l.State, l.Attempts, l.LastErr, l.Run, l.ServerID = broker.LeaseRevoking, 3, "no route to host", "7", "7281/orders"
+	f := &fakeBroker{leases: []broker.Lease{l}}
+	w := send(NewAdmin(adminConfig(f, &logBook{})), ask{method: "GET", path: "/admin/v1/leases/" + string(leaseA), bearer: adminToken})
+	if w.Code != 200 || f.calls()[0].id != leaseA {
+		t.Fatalf("%d %+v", w.Code, f.calls())
+	}
+	checkAgainstOpenAPI(t, "GET", "/admin/v1/leases/{id}", 200, mediaJSON, w.Body.Bytes())
+	golden(t, "admin-lease", dump(w))
+}
+
+func TestOperatorsSeeWhatWouldGoIfRevokingWereNotPaused(t *testing.T) {
+	f := &fakeBroker{leases: []broker.Lease{aLease()}, strays: []broker.Stray{
+		{Target: "orders-pg", Held: broker.Held{Handle: "dp_prod_t9x2k0_aaaaaaaaaaaa", Expires: noon}},
+		{Target: "stock-my", Held: broker.Held{Handle: "dp_prod_t9x2k0_bbbbbbbbbbbb", Expires: noon}}}}
+	for query, want := range map[string]int{"": 2, "?target=orders-pg": 1, "?grant=orders-db": 0, "?target=orders-pg&grant=orders-db": 0} {
+		w := send(NewAdmin(adminConfig(f, &logBook{})), ask{method: "GET", path: "/admin/v1/leases" + query, bearer: adminToken})
+		if n := strings.Count(w.Body.String(), `"expires_at"`); n != want || !strings.Contains(w.Body.String(), `"revocation_paused":true`) {
+			t.Errorf("%s: %s", query, w.Body)
+		}
+		checkAgainstOpenAPI(t, "GET", "/admin/v1/leases", 200, mediaJSON, w.Body.Bytes())
+	}
+}
+
+func TestOperatorsRevokeAllThatAFilterPicks(t *testing.T) {
+	f := &fakeBroker{leases: []broker.Lease{aLease()}}
+	w := send(NewAdmin(adminConfig(f, &logBook{})), ask{method: "DELETE", path: "/admin/v1/leases?place=github%2F5678", bearer: adminToken,
+		header: http.Header{"Daypass-Operator": {"alice@example.com"}}})
+	if c := f.calls()[0]; w.Code != 200 || c.method != "RevokeLeases" || c.filter != (broker.LeaseFilter{Place: "github/5678"}) ||
+		c.want.ID != fixedID || c.by != "admin token, as alice@example.com" {
+		t.Errorf("%d %+v", w.Code, c)
+	}
+	checkAgainstOpenAPI(t, "DELETE", "/admin/v1/leases", 200, mediaJSON, w.Body.Bytes())
+}
+
+// The name goes into the journal.
+func TestAnOperatorsNameThatIsNoneIsRefused(t *testing.T) {
+	for _, names := range [][]string{{""}, {"a b"}, {"a", "b"}, {"a\nb"}, {strings.Repeat("x", 65)}, {"\u202ealice"}, {"<b>"}} {
+		for _, a := range []ask{
+			{method: "DELETE", path: "/admin/v1/leases?grant=a"}, {method: "DELETE", path: "/admin/v1/leases/" + string(leaseA)},
+			{method: "POST", path: "/admin/v1/forget", body: `{"target":"a","reason":"b"}`},
+		} {
+			f := &fakeBroker{}
+			a.bearer, a.header = adminToken, http.Header{"Daypass-Operator": names}
+			if w := send(NewAdmin(adminConfig(f, &logBook{})), a); w.Code != 400 || len(f.calls()) != 0 {
+				t.Errorf("%q: %s: %d", names, a.method, w.Code)
+			}
+		}
+	}
+}
+
+func TestOperatorsForgetALostTargetAndAreToldWhatMayLiveOn(t *testing.T) {
+	for body, want := range map[string]asked{
+		`{"target":"orders-pg","reason":"burnt down"}`:                                     {target: "orders-pg", reason: "burnt down"},
+		`{"target":"orders-pg","lease_id":"` + string(leaseA) + `","reason":"burnt down"}`: {target: "orders-pg", id: leaseA, reason: "burnt down"},
+	} {
 		f := &fakeBroker{leases: []broker.Lease{aLease()}}
-		if w := send(NewAdmin(adminConfig(f, &logBook{})), ask{method: "GET", path: "/admin/v1/leases" + query, bearer: adminToken}); w.Code != 400 || len(f.calls()) != 0 {
-			t.Errorf("%s: %d %s", query, w.Code, w.Body)
+		w := send(NewAdmin(adminConfig(f, &logBook{})), ask{method: "POST", path: "/admin/v1/forget", bearer: adminToken, body: body})
+		if c := f.calls()[0]; w.Code != 200 || c.target != want.target || c.id != want.id || c.reason != want.reason || c.by != "admin token" ||
+			!strings.Contains(w.Body.String(), string(aLease().Handle)) {
+			t.Errorf("%s: %d %+v", body, w.Code, c)
+		}
+		checkAgainstOpenAPI(t, "POST", "/admin/v1/forget", 200, mediaJSON, w.Body.Bytes())
+	}
+	for _, body := range []string{``, `{}x`, `[]`, `{"target":1,"reason":"a"}`, `{"Target":"a","reason":"b"}`, `{"target":"a","target":"b","reason":"c"}`,
+		`{"target":"a","reason":"b","yes":true}`, `{"target":"a","reason":null}`} {
+		f := &fakeBroker{}
+		w := send(NewAdmin(adminConfig(f, &logBook{})), ask{method: "POST", path: "/admin/v1/forget", bearer: adminToken, body: body})
+		if w.Code != 400 || len(f.calls()) != 0 {
+			t.Errorf("%s: %d", body, w.Code)
 		}
 	}
 }
@@ -116,7 +204,9 @@ func TestAnOperatorsErrorsAreTheSameErrors(t *testing.T) {
 		"no such lease":     {broker.ErrNoLease, 404},
 		"a store that fell": {errors.New("dial tcp"), 503},
 	} {
-		for _, a := range []ask{{method: "GET", path: "/admin/v1/leases"}, {method: "DELETE", path: "/admin/v1/leases/" + string(leaseA)}} {
+		for _, a := range []ask{{method: "GET", path: "/admin/v1/leases"}, {method: "DELETE", path: "/admin/v1/leases/" + string(leaseA)},
+			{method: "GET", path: "/admin/v1/leases/" + string(leaseA)}, {method: "DELETE", path: "/admin/v1/leases?grant=a"},
+			{method: "POST", path: "/admin/v1/forget", body: `{"target":"a","reason":"b"}`}} {
 			a.bearer = adminToken
 			w := send(NewAdmin(adminConfig(&fakeBroker{err: row.err}, &logBook{})), a)
 			if w.Code != row.status || w.Header().Get("Content-Type") != mediaProblem || strings.Contains(w.Body.String(), "dial") {

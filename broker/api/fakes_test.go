@@ -36,6 +36,7 @@ type fakeBroker struct {
 	answer   broker.Answer
 	session  broker.Session
 	leases   []broker.Lease
+	strays   []broker.Stray
 	outcomes []broker.Outcome
 	err      error
 	before   func() // runs in each call; may block or panic
@@ -52,6 +53,8 @@ type asked struct {
 	id     broker.LeaseID
 	filter broker.LeaseFilter
 	by     string
+	target string
+	reason string
 }
 
 func (f *fakeBroker) note(a asked) {
@@ -104,9 +107,31 @@ func (f *fakeBroker) Leases(_ context.Context, filter broker.LeaseFilter) ([]bro
 	return f.leases, f.err
 }
 
-func (f *fakeBroker) RevokeLease(_ context.Context, id broker.LeaseID, request, by string) (broker.Outcome, error) {
-	f.note(asked{method: "RevokeLease", id: id, by: by, want: broker.Request{ID: request}})
+func (f *fakeBroker) Lease(_ context.Context, id broker.LeaseID) (broker.Lease, error) {
+	f.note(asked{method: "Lease", id: id})
+	if len(f.leases) == 0 {
+		return broker.Lease{}, f.err
+	}
+	return f.leases[0], f.err
+}
+
+func (f *fakeBroker) Paused() bool { return len(f.strays) > 0 }
+
+func (f *fakeBroker) Strays() []broker.Stray { return f.strays }
+
+func (f *fakeBroker) RevokeLease(_ context.Context, id broker.LeaseID, a broker.Act) (broker.Outcome, error) {
+	f.note(asked{method: "RevokeLease", id: id, by: a.By, want: broker.Request{ID: a.Request}})
 	return first(f.outcomes), f.err
+}
+
+func (f *fakeBroker) RevokeLeases(_ context.Context, filter broker.LeaseFilter, a broker.Act) ([]broker.Lease, error) {
+	f.note(asked{method: "RevokeLeases", filter: filter, by: a.By, want: broker.Request{ID: a.Request}})
+	return f.leases, f.err
+}
+
+func (f *fakeBroker) Forget(_ context.Context, target string, only broker.LeaseID, a broker.Act) ([]broker.Lease, error) {
+	f.note(asked{method: "Forget", target: target, id: only, by: a.By, reason: a.Reason, want: broker.Request{ID: a.Request}})
+	return f.leases, f.err
 }
 
 func first(outcomes []broker.Outcome) broker.Outcome {
@@ -217,6 +242,8 @@ func requestFor(rt route) ask {
 		a.body = `{"grants":[{"name":"orders-db","ttl":"15m"}]}`
 	case "/v1/session/extend":
 		a.body = `{"token":"` + ciToken + `"}`
+	case "/admin/v1/forget":
+		a.body = `{"target":"orders-pg","reason":"it is gone"}`
 	}
 	return a
 }

@@ -34,6 +34,8 @@ type Metrics struct {
 	live        prometheus.Gauge
 	lag         prometheus.Gauge
 	lost        *prometheus.GaugeVec
+	found       *prometheus.CounterVec
+	paused      prometheus.Gauge
 	fsync       prometheus.Histogram
 	requests    *prometheus.HistogramVec
 	reloads     *prometheus.CounterVec
@@ -60,6 +62,10 @@ func NewMetrics(c MetricsConfig) *Metrics {
 			Help: "How long the most overdue credential has been waiting to be taken back."}),
 		lost: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_target_lost_seconds",
 			Help: "How long a target has not answered; 0: it answers. Nothing is issued there meanwhile."}, []string{"target"}),
+		found: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "daypass_target_findings_total",
+			Help: "What looking at targets brought up: orphan (dropped), vanished (lease closed), target_changed (another server; nothing is done)."}, []string{"target", "finding"}),
+		paused: prometheus.NewGauge(prometheus.GaugeOpts{Name: "daypass_revocation_paused",
+			Help: "1 while nothing is taken back unless somebody asks for it."}),
 		fsync: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "daypass_journal_fsync_seconds",
 			Help:    "How long the journal takes to become durable.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1}}),
@@ -72,7 +78,7 @@ func NewMetrics(c MetricsConfig) *Metrics {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "daypass_build_info", Help: "Always 1; the label says what runs.",
 		ConstLabels: prometheus.Labels{"version": cmp.Or(c.Version, "unknown")}})
 	info.Set(1)
-	m.registry.MustRegister(m.exchanges, m.mints, m.revocations, m.live, m.lag, m.lost, m.fsync, m.requests, m.reloads, m.reported, info,
+	m.registry.MustRegister(m.exchanges, m.mints, m.revocations, m.live, m.lag, m.lost, m.found, m.paused, m.fsync, m.requests, m.reloads, m.reported, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -102,6 +108,12 @@ func (m *Metrics) Swept(live int, lag time.Duration) {
 func (m *Metrics) Reached(target string, lost time.Duration) {
 	m.lost.WithLabelValues(target).Set(lost.Seconds())
 }
+
+// Found implements [broker.Meter].
+func (m *Metrics) Found(target, what string) { m.found.WithLabelValues(target, what).Inc() }
+
+// Paused says that nothing is taken back unless somebody asks for it.
+func (m *Metrics) Paused() { m.paused.Set(1) }
 
 // Fsynced measures one fsync of the journal.
 func (m *Metrics) Fsynced(took time.Duration) { m.fsync.Observe(took.Seconds()) }

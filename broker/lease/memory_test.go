@@ -126,6 +126,40 @@ func TestRestoreKeepsWhatMayExistAndForgetsWhatIsGone(t *testing.T) {
 	}
 }
 
+// TestRestoreKnowsWhatOperatorsDid: what was to go is due at once, and what was
+// given up or had vanished stays closed.
+func TestRestoreKnowsWhatOperatorsDid(t *testing.T) {
+	clock := brokertest.NewClock(time.Now().Truncate(time.Second))
+	now := clock.Now()
+	s := brokertest.NewSession(now)
+	fresh := func() broker.Lease { return brokertest.NewLease(s, now) }
+	revoked, pending, forgotten, vanished, gone, kept := fresh(), fresh(), fresh(), fresh(), fresh(), fresh()
+	var j journal
+	j.add(broker.Record{Event: broker.EventIntent, At: now, Session: &s, Leases: []broker.Lease{revoked, pending, forgotten, vanished, gone, kept}})
+	j.add(broker.Record{Event: broker.EventIssued, At: now,
+		Leases: []broker.Lease{activeOf(revoked), activeOf(forgotten), activeOf(vanished), activeOf(gone), activeOf(kept)}})
+	j.add(broker.Record{Event: broker.EventRevoked, At: now, Leases: []broker.Lease{gone}})
+	brief := broker.Lease{ID: revoked.ID} // operators' records hold no more than tells which it is
+	j.add(broker.Record{Event: broker.EventOperator, At: now.Add(time.Second), Reason: "revoke", Leases: []broker.Lease{brief, pending, gone}})
+	j.add(broker.Record{Event: broker.EventForgotten, At: now, Reason: "forget", Leases: []broker.Lease{forgotten}})
+	j.add(broker.Record{Event: broker.EventVanished, At: now, Leases: []broker.Lease{vanished}})
+	j.add(broker.Record{Event: broker.EventOperator, At: now, Reason: "pause_revocation"})
+
+	m := newMemory(t, clock.Now)
+	if err := m.Restore(j.all(t)); err != nil {
+		t.Fatal(err)
+	}
+	known := ids(t, m)
+	for _, l := range []broker.Lease{revoked, pending} {
+		if k := known[l.ID]; k.State != broker.LeaseRevoking || !k.Due.Equal(now.Add(time.Second)) || k.Handle != l.Handle {
+			t.Errorf("what an operator wanted gone came back as %+v", k)
+		}
+	}
+	if k := known[kept.ID]; len(known) != 3 || k.State != broker.LeaseActive || !k.Due.Equal(kept.NotAfter) {
+		t.Errorf("%d leases came back, and the one that nobody touched as %+v", len(known), k)
+	}
+}
+
 func TestRestoreKeepsASessionShutAndItsLeasesDue(t *testing.T) {
 	clock := brokertest.NewClock(time.Now().Truncate(time.Second))
 	now := clock.Now()

@@ -73,8 +73,12 @@ func (r *restoring) apply(rec broker.Record) {
 		r.put(rec.Leases)
 	case broker.EventIssued, broker.EventUnrevoked:
 		r.put(rec.Leases)
-	case broker.EventUndone, broker.EventRevoked, broker.EventOrphan:
+	case broker.EventUndone, broker.EventRevoked, broker.EventOrphan, broker.EventVanished, broker.EventForgotten:
 		r.drop(rec.Leases)
+	case broker.EventOperator:
+		if rec.Reason == "revoke" {
+			r.hasten(rec)
+		}
 	case broker.EventExtended:
 		if s := rec.Session; s != nil {
 			r.books.sessions[s.ID] = *s
@@ -99,6 +103,16 @@ func (r *restoring) put(leases []broker.Lease) {
 	for _, l := range leases {
 		if l.ID != "" {
 			r.books.put(l)
+		}
+	}
+}
+
+// hasten makes leases due that an operator wanted gone.
+func (r *restoring) hasten(rec broker.Record) {
+	for _, l := range rec.Leases {
+		if known, ok := r.books.leases[l.ID]; ok {
+			known.State, known.Due = broker.LeaseRevoking, rec.At
+			r.books.put(known)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/policy"
 	"github.com/daypass-dev/daypass/policy/strictyaml"
 )
@@ -36,6 +37,8 @@ type Config struct {
 
 	Node *strictyaml.Node `yaml:",node"`
 	dir  string           // what relative paths are relative to
+
+	revoking broker.Revoking // not of the file: serve --pause-revocation
 }
 
 // TLSConfig names PEM files.

@@ -178,7 +178,7 @@ func (d *daemon) brokerConfig() broker.Config {
 		Verifier: d.issuers, Policy: d.policy, Replay: d.state.replay, Journal: d.journal,
 		Leases: d.state.leases, Book: d.state.book, Sessions: d.state.sessions, Alarms: d.state.alarms,
 		Answers: d.state.answers, Encode: api.EncodeAnswer, Takeback: takebacks(),
-		Targets: d.targets, About: aboutTargets(d.config), Meter: d.metrics, Log: d.log, Now: time.Now, Rand: rand.Reader,
+		Targets: d.targets, About: aboutTargets(d.config), Revoking: d.config.revoking, Meter: d.metrics, Log: d.log, Now: time.Now, Rand: rand.Reader,
 		Limits: broker.Limits{ExchangesPerMinute: d.config.Limits.ExchangesPerMinute, LivePerPlace: d.config.Limits.LiveLeases},
 	}
 }
@@ -220,6 +220,7 @@ func (d *daemon) ready() []api.Check {
 		{Name: "issuers", Func: d.issuers.Ready},
 		{Name: "keys", Func: func(context.Context) error { return d.ring.Healthy() }, Degrades: true},
 		{Name: "policy", Func: d.reloader.ready, Degrades: true},
+		{Name: "revocation", Func: func(context.Context) error { return d.pausedFault() }, Degrades: true},
 	}, d.state.ready...)
 	for _, name := range slices.Sorted(maps.Keys(d.issuers.Issuers())) {
 		checks = append(checks, api.Check{Name: "issuer " + name, Degrades: true, Func: func(context.Context) error { return d.issuerFault(name) }})

@@ -2,18 +2,15 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -25,19 +22,63 @@ import (
 func leaseCommand(p process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lease",
-		Short: "List and revoke live leases, through the admin listener",
+		Short: "List, show, revoke and forget live leases, through the admin listener",
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(leaseListCommand(p), leaseRevokeCommand(p))
+	cmd.AddCommand(leaseListCommand(p), leaseShowCommand(p), leaseRevokeCommand(p), leaseForgetCommand(p))
 	return cmd
 }
 
+// leaseFilter is which leases a command is about.
+type leaseFilter struct{ session, place, rule, grant, target string }
+
+func (f *leaseFilter) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.grant, "grant", "", "only leases of this grant")
+	cmd.Flags().StringVar(&f.place, "place", "", "only leases of this repository, as issuer/repository id")
+	cmd.Flags().StringVar(&f.rule, "rule", "", "only leases that this rule gave, as file/name")
+	cmd.Flags().StringVar(&f.session, "session", "", "only leases of this job session, by its id in the journal or in `lease show`")
+	cmd.Flags().StringVar(&f.target, "target", "", "only leases of this target")
+}
+
+func (f *leaseFilter) query() string {
+	query := url.Values{}
+	for key, value := range map[string]string{"grant": f.grant, "place": f.place, "rule": f.rule, "session": f.session, "target": f.target} {
+		if value != "" {
+			query.Set(key, value)
+		}
+	}
+	return query.Encode()
+}
+
+// listedLease is a lease as the admin listener tells it.
+type listedLease struct {
+	broker.Lease
+	Grant struct {
+		broker.Grant
+		MaxTTL string `json:"max_ttl"`
+	} `json:"grant"`
+}
+
+// leaseList is the admin listener's answer to a listing.
+type leaseList struct {
+	Paused bool          `json:"revocation_paused"`
+	Leases []listedLease `json:"leases"`
+	Strays []struct {
+		Target  string    `json:"target"`
+		Handle  string    `json:"handle"`
+		Expires time.Time `json:"expires_at"`
+	} `json:"strays,omitempty"`
+}
+
 func leaseListCommand(p process) *cobra.Command {
-	var config, output, grant, place, target string
+	var config, output string
+	var filter leaseFilter
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List live leases, oldest first",
+		Long: `List live leases, oldest first. While the broker runs with --pause-revocation, what
+would be taken back now is marked, and what would be dropped without a lease is listed.`,
 		Example: `  daypassd lease list --config daypass.yaml
   daypassd lease list --config daypass.yaml --grant orders-db --output json`,
 		Args: noArgs,
@@ -49,50 +90,58 @@ func leaseListCommand(p process) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			query := url.Values{}
-			for key, value := range map[string]string{"grant": grant, "place": place, "target": target} {
-				if value != "" {
-					query.Set(key, value)
-				}
-			}
-			var answer struct {
-				Leases []broker.Lease `json:"leases"`
-			}
-			if err := admin.call(cmd.Context(), http.MethodGet, "/admin/v1/leases?"+query.Encode(), &answer); err != nil {
+			var answer json.RawMessage
+			if err := admin.call(cmd.Context(), http.MethodGet, "/admin/v1/leases?"+filter.query(), &answer); err != nil {
 				return err
 			}
 			if output == "json" {
 				return printJSON(p.stdout, answer)
 			}
-			return printLeases(p.stdout, answer.Leases)
+			var list leaseList
+			if err := json.Unmarshal(answer, &list); err != nil {
+				return fmt.Errorf("read the broker's answer: %w", err)
+			}
+			return printLeases(p.stdout, list, time.Now())
 		},
 	}
 	configFlag(cmd, &config)
 	outputFlag(cmd, &output)
-	cmd.Flags().StringVar(&grant, "grant", "", "only leases of this grant")
-	cmd.Flags().StringVar(&place, "place", "", "only leases of this repository, as issuer/repository id")
-	cmd.Flags().StringVar(&target, "target", "", "only leases of this target")
+	filter.flags(cmd)
 	return cmd
 }
 
-func leaseRevokeCommand(p process) *cobra.Command {
+func leaseShowCommand(p process) *cobra.Command {
 	var config, output string
 	cmd := &cobra.Command{
-		Use:   "revoke LEASE…",
-		Short: "Take credentials back now",
-		Long: `Take credentials back now. One that cannot be taken back yet (its target is down)
-is tried until it is; one that cannot be taken back at all ends at its expiry.`,
-		Example: `  daypassd lease revoke --config daypass.yaml dpl_c7mkqvtx5a2jd4zq6h3nw7yfeu`,
+		Use:     "show LEASE",
+		Short:   "Show one lease: whose it is, where, and how taking it back goes",
+		Example: `  daypassd lease show --config daypass.yaml dpl_c7mkqvtx5a2jd4zq6h3nw7yfeu`,
 		Args:    someArgs("the id of a lease; daypassd lease list shows them"),
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
 			}
+			if len(ids) > 1 {
+				return usageError{fmt.Errorf("%s takes one id", cmd.CommandPath())}
+			}
 			admin, err := dialAdmin(config)
 			if err != nil {
 				return err
 			}
-			return revokeLeases(cmd.Context(), p.stdout, admin, ids, output)
+			var answer struct {
+				Lease json.RawMessage `json:"lease"`
+			}
+			if err := admin.call(cmd.Context(), http.MethodGet, "/admin/v1/leases/"+url.PathEscape(ids[0]), &answer); err != nil {
+				return err
+			}
+			if output == "json" {
+				return printJSON(p.stdout, answer.Lease)
+			}
+			var l listedLease
+			if err := json.Unmarshal(answer.Lease, &l); err != nil {
+				return fmt.Errorf("read the broker's answer: %w", err)
+			}
+			return printLease(p.stdout, l)
 		},
 	}
 	configFlag(cmd, &config)
@@ -100,62 +149,79 @@ is tried until it is; one that cannot be taken back at all ends at its expiry.`,
 	return cmd
 }
 
-type leaseOutcome struct {
-	Lease broker.LeaseID `json:"lease_id"`
-	State string         `json:"state"`
-}
+// How wide the columns are that could be of any width: the table fits 120.
+const (
+	grantWidth      = 20
+	repositoryWidth = 26
+	lineWidth       = 120
+)
 
-// revokeLeases asks for each lease; one that fails does not spare the others.
-func revokeLeases(ctx context.Context, w io.Writer, admin *adminClient, ids []string, output string) error {
-	var failures []error
-	outcomes := []leaseOutcome{}
-	for _, id := range ids {
-		var o leaseOutcome
-		if err := admin.call(ctx, http.MethodDelete, "/admin/v1/leases/"+url.PathEscape(id), &o); err != nil {
-			failures = append(failures, fmt.Errorf("%s: %w", id, err))
-			continue
-		}
-		outcomes = append(outcomes, leaseOutcome{broker.LeaseID(id), o.State})
-	}
-	if output == "json" {
-		failures = append(failures, printJSON(w, map[string]any{"leases": outcomes}))
-	} else {
-		for _, o := range outcomes {
-			fmt.Fprintf(w, "%s  %s\n", o.Lease, outcomeText[o.State])
-		}
-	}
-	return errors.Join(failures...)
-}
-
-var outcomeText = map[string]string{
-	broker.StateRevoked:  "revoked",
-	broker.StateRevoking: "cannot be taken back yet; it is tried until it is gone",
-	broker.StateExpires:  "cannot be taken back; it ends at its expiry",
-}
-
-func printLeases(w io.Writer, leases []broker.Lease) error {
-	if len(leases) == 0 {
-		_, err := fmt.Fprintln(w, "no live leases")
+func printLeases(w io.Writer, list leaseList, now time.Time) error {
+	if len(list.Leases) == 0 {
+		fmt.Fprintln(w, "no live leases")
+	} else if err := printTable(w, list, now); err != nil {
 		return err
 	}
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "LEASE\tGRANT\tHANDLE\tSTATE\tEXPIRES\tREPOSITORY\tRULE")
-	for _, l := range leases {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.ID, l.Grant.Name, l.Handle, l.State,
-			l.NotAfter.UTC().Format(time.RFC3339), printable(cmp.Or(l.Repo, l.Place)), l.Rule)
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	for _, l := range leases { // under the table: what a target says is longer than a column
-		if l.LastErr == "" {
-			continue
+	for _, l := range list.Leases { // under the table: what a target says is longer than a column
+		if l.LastErr != "" {
+			fmt.Fprintln(w, short(fmt.Sprintf("%s: %s: %s", l.ID, attempts(l.Attempts), printable(l.LastErr)), lineWidth))
 		}
-		if _, err := fmt.Fprintf(w, "%s: %s: %s\n", l.ID, attempts(l.Attempts), printable(l.LastErr)); err != nil {
-			return err
-		}
+	}
+	if !list.Paused {
+		return nil
+	}
+	fmt.Fprintln(w, "\nRevocation is paused. Without --pause-revocation what is marked * would be taken back now.")
+	for _, s := range list.Strays {
+		fmt.Fprintf(w, "So would %s in %s, which has no lease and expired %s.\n", s.Handle, printable(s.Target), s.Expires.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+func printTable(w io.Writer, list leaseList, now time.Time) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "LEASE\tGRANT\tSTATE\tEXPIRES\tREPOSITORY")
+	for _, l := range list.Leases {
+		state := string(l.State)
+		if list.Paused && !l.Due.After(now) {
+			state += "*"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", l.ID, short(l.Grant.Name, grantWidth), state,
+			l.NotAfter.UTC().Format(time.RFC3339), short(printable(cmp.Or(l.Repo, l.Place)), repositoryWidth))
+	}
+	return t.Flush()
+}
+
+// printLease prints a lease field by field.
+func printLease(w io.Writer, l listedLease) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	state := string(l.State)
+	if l.State == broker.LeaseRevoking {
+		state += ", next tried " + l.Due.UTC().Format(time.RFC3339)
+	}
+	for _, row := range [][2]string{
+		{"lease", string(l.ID)},
+		{"credential", string(l.Handle)},
+		{"grant", l.Grant.Name + " (" + l.Grant.Kind + ")"},
+		{"target", l.Grant.Target},
+		{"server", l.ServerID},
+		{"state", state},
+		{"failed attempts", fmt.Sprint(l.Attempts)},
+		{"last error", l.LastErr},
+		{"opened", l.Opened.UTC().Format(time.RFC3339)},
+		{"expires", l.NotAfter.UTC().Format(time.RFC3339)},
+		{"takeback", string(l.Takeback)},
+		{"repository", l.Repo},
+		{"place", l.Place},
+		{"run", l.Run},
+		{"rule", l.Rule},
+		{"job session", string(l.Session)},
+		{"request", l.Request},
+	} {
+		if row[1] != "" {
+			fmt.Fprintf(t, "%s\t%s\n", row[0], printable(row[1]))
+		}
+	}
+	return t.Flush()
 }
 
 func attempts(n int) string {
@@ -165,64 +231,16 @@ func attempts(n int) string {
 	return fmt.Sprintf("%d failed attempts", n)
 }
 
+// short cuts a text to a width.
+func short(s string, width int) string {
+	if utf8.RuneCountInString(s) <= width {
+		return s
+	}
+	return string([]rune(s)[:width-1]) + "…"
+}
+
 // printable keeps what came from outside from moving the terminal's cursor.
 func printable(s string) string {
 	quoted := fmt.Sprintf("%q", s)
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
-}
-
-// adminClient speaks to the admin listener that a configuration names.
-type adminClient struct {
-	base  string
-	token broker.Secret
-	http  *http.Client
-}
-
-func dialAdmin(config string) (*adminClient, error) {
-	c, err := loadConfig(config)
-	if err != nil {
-		return nil, err
-	}
-	path := filepath.Join(c.DataDir, adminTokenFile)
-	token, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read the admin token, which daypassd serve makes: %w", err)
-	}
-	return &adminClient{
-		base:  "http://" + c.Admin.Listen,
-		token: broker.NewSecret(strings.TrimSpace(string(token))),
-		http:  &http.Client{Timeout: time.Minute, Transport: &http.Transport{Proxy: nil}},
-	}, nil
-}
-
-// call makes one request and decodes its answer into into.
-func (a *adminClient) call(ctx context.Context, method, path string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, method, a.base+path, nil)
-	if err != nil {
-		return fmt.Errorf("ask the broker: %w", err)
-	}
-	req.Header.Set("Authorization", "Bearer "+a.token.Reveal())
-	resp, err := a.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("ask the broker on %s (is daypassd serve running?): %w", a.base, err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
-	if err != nil {
-		return fmt.Errorf("read the broker's answer: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		var problem struct {
-			Code   string `json:"code"`
-			Detail string `json:"detail"`
-		}
-		if json.Unmarshal(body, &problem) == nil && problem.Code != "" {
-			return fmt.Errorf("%s: %s", problem.Code, problem.Detail)
-		}
-		return fmt.Errorf("the broker answered %s", resp.Status)
-	}
-	if err := json.Unmarshal(body, into); err != nil {
-		return fmt.Errorf("read the broker's answer: %w", err)
-	}
-	return nil
 }

@@ -1,5 +1,5 @@
 // Command daypassd is the broker and the operator's commands: serve, check,
-// policy, audit verify, lease list and revoke.
+// policy, audit verify, and lease list, show, revoke and forget.
 //
 // It guarantees that a configuration with a fault starts nothing and names
 // every fault at once, and that what it prints holds no secret. It refuses to

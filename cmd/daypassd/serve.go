@@ -14,11 +14,13 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/policy/strictyaml"
 )
 
 func serveCommand(p process) *cobra.Command {
 	var config, level string
+	var pause bool
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the broker",
@@ -26,9 +28,14 @@ func serveCommand(p process) *cobra.Command {
 policies are read again when their files change, and at SIGHUP; a fault keeps the
 old ones and says so in the log, in /readyz and in the metrics. A change elsewhere
 in the configuration needs a restart. Where they have faults at the start, the
-version that was loaded last decides.`,
-		Example: `  daypassd serve --config daypass.yaml`,
-		Args:    noArgs,
+version that was loaded last decides.
+
+With --pause-revocation nothing is taken back unless a job or an operator asks for it:
+for a start from a backup of the state, to see with daypassd lease list what would go.
+Start all brokers so; the next start without it takes up what is due.`,
+		Example: `  daypassd serve --config daypass.yaml
+  daypassd serve --config daypass.yaml --pause-revocation`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := newLog(p.stderr, level)
 			if err != nil {
@@ -41,11 +48,15 @@ version that was loaded last decides.`,
 			if err != nil {
 				return configError(err)
 			}
+			if pause {
+				c.revoking = broker.RevokingAsked
+			}
 			return serve(cmd.Context(), c, p, log)
 		},
 	}
 	configFlag(cmd, &config)
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	cmd.Flags().BoolVar(&pause, "pause-revocation", false, "take nothing back unless somebody asks for it; see daypassd lease list")
 	return cmd
 }
 
@@ -95,6 +106,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	}
 	for name, n := range lost {
 		d.log.Error("credentials cannot be taken back: their target is not configured; put it back with retired: true", "target", name, "leases", n)
+	}
+	if err := d.tellPaused(ctx); err != nil {
+		return errors.Join(err, public.Close(), admin.Close())
 	}
 	d.log.Info("serving", "url", c.URL, "listen", public.Addr().String(), "admin", admin.Addr().String(),
 		"deployment", c.Deployment, "broker", c.Broker, "version", version)

@@ -10,9 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/broker/brokertest/servers"
 )
 
@@ -150,23 +148,5 @@ func TestWhoNamesTheDataDirectoryIsToldWhereTheJournalIs(t *testing.T) {
 	out, code = inProcess(t, nil, "audit", "verify", filepath.Join(dir, "nothing"))
 	if code != exitFailed || strings.Contains(out, "does not verify") {
 		t.Errorf("exit %d: %s", code, out)
-	}
-}
-
-func TestWhyALeaseCannotBeTakenBackStandsUnderTheTable(t *testing.T) {
-	lease := broker.Lease{ID: "dpl_a", Handle: "dp_test_a_b", Grant: broker.Grant{Name: "orders-db"}, State: broker.LeaseRevoking,
-		Repo: "acme/shop", Rule: "shop/main", NotAfter: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC), Attempts: 1, LastErr: "no\x1b[2J route"}
-	var out bytes.Buffer
-	if err := printLeases(&out, []broker.Lease{lease}); err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-	if len(lines) != 3 || lines[2] != `dpl_a: 1 failed attempt: no\x1b[2J route` {
-		t.Errorf("got\n%s", out.String())
-	}
-	for _, line := range lines {
-		if strings.TrimRight(line, " ") != line {
-			t.Errorf("%q ends in blanks", line)
-		}
 	}
 }
