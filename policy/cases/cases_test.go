@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -252,6 +253,39 @@ func TestOnlySomeCasesCanBeTried(t *testing.T) {
 		if r := run(t, many, cases.Options{Only: only}); len(r.Results) != want {
 			t.Errorf("%q: %d cases, want %d", only, len(r.Results), want)
 		}
+	}
+}
+
+// TestManyBadCasesAreNotEachHeldAgainstAllRules: a reload waits for them, and one
+// file holds thousands.
+func TestManyBadCasesAreNotEachHeldAgainstAllRules(t *testing.T) {
+	var unknown, failing strings.Builder
+	unknown.WriteString("cases:\n")
+	failing.WriteString("cases:\n")
+	for i := range 300 {
+		fmt.Fprintf(&unknown, "  - {name: c%d, issuer: github, fixture: github, grant: payments-ro, expect: allow, rule: teams/pay/raed}\n", i)
+		fmt.Fprintf(&failing, "  - {name: c%d, issuer: github, fixture: github, claims: {repository_id: \"%d\"}, grant: payments-ro, expect: allow}\n", i, i)
+	}
+	r := run(t, unknown.String(), cases.Options{})
+	if n := strings.Count(r.Faults.Err().Error(), "did you mean"); len(r.Faults) != 300 || n != 20 {
+		t.Errorf("%d faults, and %d guesses", len(r.Faults), n)
+	}
+	r = run(t, failing.String(), cases.Options{})
+	near := 0
+	for _, one := range r.Results {
+		if one.Passed() || one.Explanation == nil {
+			t.Fatalf("%+v", one)
+		}
+		if strings.Contains(one.Failure, "of the nearest rule teams/pay/read") {
+			near++
+		}
+	}
+	if len(r.Results) != 300 || near != 100 {
+		t.Errorf("%d failures, and %d nearest rules", len(r.Results), near)
+	}
+	var xml bytes.Buffer
+	if err := r.WriteJUnit(&xml); err != nil || strings.Count(xml.String(), "<failure") != 300 {
+		t.Error(err)
 	}
 }
 

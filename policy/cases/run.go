@@ -145,6 +145,23 @@ type trial struct {
 	book     *policy.Book
 	options  Options
 	coverage *counts
+
+	guesses   int // what unknown rules may have meant, so far
+	explained int // failures for which all rules were looked at, so far
+}
+
+// Bounds of what takes a look at all rules: a reload waits for it.
+const (
+	maxGuesses   = 20  // unknown rules, of what they may have meant
+	maxExplained = 100 // failures, of the nearest rule of others
+)
+
+// meant helps somebody who has misspelt the name of a rule.
+func (t *trial) meant(rule string) string {
+	if t.guesses++; t.guesses > maxGuesses {
+		return ""
+	}
+	return strictyaml.DidYouMean(rule, t.coverage.ids())
 }
 
 // try decides one case.
@@ -153,7 +170,7 @@ func (t *trial) try(s *spec) (Result, strictyaml.Faults) {
 	want, err := ParseWant(s.Grant)
 	faults.Add(s.Node.At("grant"), err)
 	if s.Rule != "" && !t.coverage.knows(s.Rule) {
-		faults = append(faults, s.Node.At("rule").Fault("no rule is called %q%s", s.Rule, strictyaml.DidYouMean(s.Rule, t.coverage.ids())))
+		faults = append(faults, s.Node.At("rule").Fault("no rule is called %q%s", s.Rule, t.meant(s.Rule)))
 	}
 	e := t.book.Trace(id, want, s.At.Time)
 	switch e.Why {
@@ -168,9 +185,11 @@ func (t *trial) try(s *spec) (Result, strictyaml.Faults) {
 	t.coverage.count(e)
 	result := Result{File: s.Node.File(), Line: s.Node.Line, Name: s.Name, Failure: s.judge(e)}
 	if !result.Passed() {
-		full := t.book.Explain(id, want, s.At.Time)
-		result.Explanation = &full
-		result.Failure += nearest(full)
+		result.Explanation = &e
+		if t.explained++; t.explained <= maxExplained {
+			e = t.book.Explain(id, want, s.At.Time)
+			result.Failure += nearest(e)
+		}
 	}
 	return result, nil
 }
