@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -247,6 +248,58 @@ func TestCapsFillUpExactly(t *testing.T) {
 				t.Errorf("%d granted, %d keys, %d leases, want %d", granted.Load(), r.left.left(), len(r.leases()), c.want)
 			}
 		})
+	}
+}
+
+// TestTheCapOfARuleFillsUpExactly, over all its grants and jobs, and what is
+// refused says which cap it was.
+func TestTheCapOfARuleFillsUpExactly(t *testing.T) {
+	const most = 5
+	r := newRig(t, nil)
+	r.statute.answer = func(d broker.Decision) broker.Decision {
+		for i := range d.Permits {
+			d.Permits[i].MaxLive = most
+		}
+		return d
+	}
+	var granted atomic.Int64
+	var all sync.WaitGroup
+	for i := range 64 {
+		all.Go(func() {
+			_, err := r.Exchange(context.Background(), r.token(job([]string{"1", "2"}[i%2], "job-1")), ask([]string{"db", "queue"}[i/2%2]))
+			if err == nil {
+				granted.Add(1)
+			} else if e := r.refused(err, broker.RateLimited); e.Reason != "too_many_live" || !strings.HasPrefix(e.Public, "rule rules.yaml/all has as many") {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if granted.Load() != most || len(r.leases()) != most {
+		t.Errorf("%d granted, %d leases, want %d", granted.Load(), len(r.leases()), most)
+	}
+}
+
+// TestAFullRuleKeepsTheToken, where two grants of one request would pass its cap
+// together, and asks the books once.
+func TestAFullRuleKeepsTheToken(t *testing.T) {
+	r := newRig(t, func(c *broker.Config) { c.Limits.LivePerPlace = 50 })
+	r.statute.answer = func(d broker.Decision) broker.Decision {
+		for i := range d.Permits {
+			d.Permits[i].MaxLive = 2
+		}
+		return d
+	}
+	r.exchange("db")
+	token := r.token(job("1", "job-1"))
+	r.course.forget()
+	_, err := r.Exchange(context.Background(), token, ask("few", "queue"))
+	r.refused(err, broker.RateLimited)
+	if steps := r.course.of("claim", "intent", "mint"); len(steps) != 0 || r.course.happened("live") != 1 {
+		t.Errorf("it went on to %q, and counted %d times", steps, r.course.happened("live"))
+	}
+	if _, err := r.Exchange(context.Background(), token, ask("queue")); err != nil {
+		t.Errorf("the token is spent, or the room is not there: %v", err)
 	}
 }
 

@@ -77,6 +77,7 @@ type Rule struct {
 	Issuer      string           `yaml:"issuer"`      // or an issuer, with the pinned ids under match
 	Mode        string           `yaml:"mode"`        // enforce, the default, or report
 	Until       strictyaml.Date  `yaml:"until"`       // the last day on which it counts
+	MaxLive     int              `yaml:"max_live"`    // live leases that it gave, over all jobs and grants; 0: no cap
 	Match       Match            `yaml:"match"`
 	When        string           `yaml:"when"`    // a CEL expression that must hold as well
 	Allow       []Allow          `yaml:"allow"`   // the grants it gives

@@ -73,6 +73,9 @@ func (c *ruleChecker) compiled() *rule {
 }
 
 func (c *ruleChecker) checkWords() {
+	if c.rule.MaxLive < 1 && c.rule.Node.Get("max_live") != nil {
+		c.fault([]any{"max_live"}, "must be 1 or more, or left out")
+	}
 	for _, w := range []struct {
 		key, have string
 		honoured  []string
@@ -106,7 +109,7 @@ func (c *ruleChecker) checkEffect() {
 	if deny == nil {
 		return
 	}
-	for _, key := range []string{"explain", "replay"} {
+	for _, key := range []string{"explain", "replay", "max_live"} {
 		if c.rule.Node.Get(key) != nil {
 			c.fault([]any{key}, "is for rules that allow")
 		}

@@ -187,7 +187,8 @@ func (c *choosing) reported(w broker.Want) []broker.Reported {
 	return would
 }
 
-// permit finds the rule that gives a grant longest.
+// permit finds the rule that gives a grant longest; of several, the one with
+// the most room.
 func (c *choosing) permit(w broker.Want) (broker.Permit, bool) {
 	grant, ok := c.book.grants[w.Name]
 	if !ok {
@@ -196,11 +197,18 @@ func (c *choosing) permit(w broker.Want) (broker.Permit, bool) {
 	best := broker.Permit{Grant: grant}
 	for i := range c.allow {
 		r := &c.allow[i]
-		if ttl, ok := r.given(w); ok && ttl > best.TTL && c.gives(r, w) > 0 {
-			best.Rule, best.TTL = r.id, ttl
+		if ttl, ok := r.given(w); ok && betters(best, r, ttl) && c.gives(r, w) > 0 {
+			best.Rule, best.TTL, best.MaxLive = r.id, ttl, r.ast.MaxLive
 		}
 	}
 	return best, best.TTL > 0
+}
+
+// betters reports whether a rule that gives a grant for so long is to be
+// preferred to the best so far.
+func betters(best broker.Permit, r *candidate, ttl time.Duration) bool {
+	roomier := best.MaxLive > 0 && (r.ast.MaxLive == 0 || r.ast.MaxLive > best.MaxLive)
+	return ttl > best.TTL || (ttl == best.TTL && roomier)
 }
 
 // gives returns how long a rule gives a grant: 0 where it does not, or where

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,6 +70,9 @@ func (p *printer) rule(r *Rule) {
 	p.text(in, "issuer", r.Issuer)
 	p.text(in, "mode", r.Mode)
 	p.line(in, "until", r.Until.String())
+	if r.MaxLive != 0 {
+		p.line(in, "max_live", strconv.Itoa(r.MaxLive))
+	}
 	if len(r.Match) > 0 {
 		p.open(in, "match")
 		for i := range r.Match {

@@ -130,7 +130,7 @@ func someFile(t *rapid.T) *File {
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "rules") {
 		r := Rule{Name: someName(t, "rule"), Description: someText(t, "description"), For: names.Draw(t, "for"), Issuer: someText(t, "issuer"),
-			Mode: someText(t, "mode"), Until: someDay(t), When: someText(t, "when"), Deny: names.Draw(t, "deny"),
+			Mode: someText(t, "mode"), Until: someDay(t), MaxLive: rapid.IntRange(0, 3).Draw(t, "max live"), When: someText(t, "when"), Deny: names.Draw(t, "deny"),
 			Explain: someText(t, "explain"), Replay: someText(t, "replay")}
 		if rapid.Bool().Draw(t, "match") {
 			r.Match = someMatch(t)

@@ -105,6 +105,9 @@ func TestTheSchemaAndTheLoaderRefuseTheSameForms(t *testing.T) {
 		"a replay that is none":         rule("replay: twice"),
 		"a replay of a later version":   rule("replay: job"),
 		"until a number":                rule("until: 2027"),
+		"a cap of none":                 rule("max_live: 0"),
+		"a cap below none":              rule("max_live: -1"),
+		"a cap in words":                rule("max_live: many"),
 		"an empty when":                 rule(`when: ""`),
 		"a when that is true":           rule("when: true"),
 		"a long when":                   rule("when: '" + strings.Repeat("a ", 1025) + "'"),
@@ -193,7 +196,7 @@ func TestTheSchemaTakesWhatIsLoaded(t *testing.T) {
 	for _, text := range []string{
 		"description: nothing", "{}", bounds + "repos: {}",
 		aRule + "    match: {/a/~0~1: {glob: \"**\"}, b: {not: [a, {glob: \"b?\"}, 5]}, c: {exists: false}, d: {above: -1.5, at_most: 3e2}, e: \"\", f: größe}\n",
-		aRule + "    mode: enforce\n    replay: once\n    explain: full\n    until: 2027-12-31\n    waive: [{id: DP001, reason: x, until: 2027-01-01}]\n",
+		aRule + "    mode: enforce\n    replay: once\n    explain: full\n    until: 2027-12-31\n    max_live: 5\n    waive: [{id: DP001, reason: x, until: 2027-01-01}]\n",
 		aDeny + "  - {name: z, issuer: forge, mode: report, deny: [a, \"b*\"]}\n",
 		aRepo + "rules: [{name: x, for: [r], allow: [{grant: a, ttl: 0h0.5m1.5s500ms}, {grant: b, ttl: +.5h}]}]",
 	} {
