@@ -1,0 +1,308 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/daypass-dev/daypass/broker/brokertest/fakeissuer"
+	"github.com/daypass-dev/daypass/broker/brokertest/servers"
+)
+
+const issueConfig = `url: http://127.0.0.1:1
+deployment: bnch
+broker: bench
+state: embedded
+issuers:
+  github: {profile: github, url: %s, insecure: true, jwks_file: jwks.json}
+targets:
+  pg: {kind: postgres, admin: "env:PG_URL"}
+grants:
+`
+
+// issueBench is a whole daypassd in this process over a PostgreSQL that syncs
+// to disk, with the grants i4096-N and i1-N, N below 16.
+type issueBench struct {
+	*bench
+	pg *servers.Postgres
+}
+
+func newIssueBench(b *testing.B) *issueBench {
+	b.Helper()
+	e := &issueBench{bench: &bench{}}
+	var err error
+	if e.pg, err = servers.StartPostgres(b.Context(), servers.PostgresConfig{Settings: map[string]string{"fsync": "on", "shared_buffers": "256MB"}}); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = e.pg.Close() })
+	if out, err := e.psql("CREATE ROLE orders_rw NOLOGIN"); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	if e.ci, err = fakeissuer.Start(fakeissuer.Options{}); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = e.ci.Close() })
+	jwks, err := e.ci.JWKS()
+	if err != nil {
+		b.Fatal(err)
+	}
+	config, policy := fmt.Sprintf(issueConfig, e.ci.URL(fakeissuer.GitHub)), strings.Replace(benchPolicy, "[{grant: web-identity}]", "[", 1)
+	for _, n := range []int{4096, 1} {
+		for i := range 16 {
+			config += fmt.Sprintf("  i%d-%d: {target: pg, max_ttl: 1h, params: {roles: [orders_rw], scram_iterations: %d}}\n", n, i, n)
+			policy = strings.TrimSpace(policy) + fmt.Sprintf("{grant: i%d-%d}, ", n, i)
+		}
+	}
+	e.assemble(b, map[string]string{"daypass.yaml": config, "policies/bench.yaml": policy + "]\n", "jwks.json": string(jwks)})
+	time.Sleep(6 * time.Second) // tokens issued within 5 s of the first start are stale
+	return e
+}
+
+func (e *issueBench) assemble(b *testing.B, files map[string]string) {
+	b.Helper()
+	dir := b.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			b.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	c, err := loadConfig(filepath.Join(dir, "daypass.yaml"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := process{env: func(string) (string, bool) { return e.pg.AdminURL("postgres"), true }, stdout: os.Stdout, stderr: os.Stderr}
+	if e.d, err = assemble(context.Background(), c, p, slog.New(slog.DiscardHandler)); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = e.d.close(context.Background()) })
+	e.server = httptest.NewServer(e.d.public)
+	b.Cleanup(e.server.Close)
+}
+
+// psql runs a script with the server's own client.
+func (e *issueBench) psql(script string) ([]byte, error) {
+	cmd := exec.Command(e.pg.Bin("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", e.pg.AdminURL("postgres"))
+	cmd.Stdin = strings.NewReader(script)
+	return cmd.CombinedOutput()
+}
+
+// buy makes one exchange over HTTP.
+func (e *issueBench) buy(token, grants string) error {
+	req, err := http.NewRequest(http.MethodPost, e.server.URL+"/v1/exchange", bytes.NewReader([]byte(`{"grants":[`+grants+`]}`)))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := httpClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var answer bytes.Buffer
+	if _, err := answer.ReadFrom(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("exchange: %d %s %v", resp.StatusCode, answer.Bytes(), err)
+	}
+	return nil
+}
+
+// atOnce does n things, so many at a time, and says how many it did a second.
+func atOnce(b *testing.B, workers, n int, do func(worker, i int) error) float64 {
+	b.Helper()
+	var all sync.WaitGroup
+	began := time.Now()
+	for w := range workers {
+		all.Go(func() {
+			for i := w; i < n; i += workers {
+				if err := do(w, i); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	return float64(n) / time.Since(began).Seconds()
+}
+
+// bareUser is what the kind tells the server for one user, as one script.
+func bareUser(n int64, iterations int) string {
+	name := fmt.Sprintf("bare_%d", n)
+	return fmt.Sprintf(`BEGIN; SELECT pg_advisory_xact_lock(%d); SELECT rolname FROM pg_roles WHERE rolname = 'orders_rw';
+		CREATE ROLE %[2]s LOGIN INHERIT PASSWORD 'SCRAM-SHA-256$%[3]d:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=' VALID UNTIL '2038-01-01';
+		GRANT orders_rw TO %[2]s; ALTER ROLE %[2]s SET role = 'orders_rw'; COMMENT ON ROLE %[2]s IS '{"by":"daypass","lease":"dpl_aaaaaaaaaaaaaaaaaaaaaaaaaa","place":"github:5678"}'; COMMIT`, n, name, iterations)
+}
+
+// BenchmarkExchangesBesideABareLoop issues by turns through the whole exchange,
+// over HTTP and with the journal on disk, and with a loop that tells the
+// server the same over pgx and does nothing else.
+func BenchmarkExchangesBesideABareLoop(b *testing.B) {
+	e := newIssueBench(b)
+	var made atomic.Int64
+	for _, iterations := range []int{4096, 1} {
+		for _, workers := range []int{1, 8, 32} {
+			b.Run(fmt.Sprintf("%d at once with %d iterations", workers, iterations), func(b *testing.B) {
+				conns := make([]*pgx.Conn, workers)
+				for i := range conns {
+					var err error
+					if conns[i], err = pgx.Connect(b.Context(), e.pg.AdminURL("postgres")); err != nil {
+						b.Fatal(err)
+					}
+					b.Cleanup(func() { _ = conns[i].Close(context.Background()) })
+				}
+				grant := fmt.Sprintf(`{"name":"i%d-0","ttl":"1h"}`, iterations)
+				const n = 256
+				bare := func(w, _ int) error {
+					_, err := conns[w].Exec(b.Context(), bareUser(made.Add(1), iterations))
+					return err
+				}
+				ours := func() float64 {
+					tokens := e.tokens(b, n)
+					return atOnce(b, workers, n, func(_, i int) error { return e.buy(tokens[i], grant) })
+				}
+				ours() // connects
+				var theirs, mine, ratios []float64
+				for b.Loop() {
+					t, m := atOnce(b, workers, n, bare), ours()
+					theirs, mine, ratios = append(theirs, t), append(mine, m), append(ratios, m/t)
+				}
+				b.ReportMetric(quantile(theirs, 0.5), "bare/s")
+				b.ReportMetric(quantile(mine, 0.5), "ours/s")
+				b.ReportMetric(quantile(ratios, 0.5), "ratio")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
+func quantile(values []float64, q float64) float64 {
+	s := slices.Sorted(slices.Values(values))
+	return s[min(int(q*float64(len(s))), len(s)-1)]
+}
+
+// BenchmarkTenThousandExpireInOneSecond measures issuing before and while ten
+// thousand leases that end in one second are taken back, and how fast that
+// goes beside psql with nothing but DROP ROLE.
+func BenchmarkTenThousandExpireInOneSecond(b *testing.B) {
+	const users, each = 10_000, 16
+	e := newIssueBench(b)
+	for b.Loop() {
+		psql := e.dropWithPsql(b, users)
+		expiry := time.Now().Add(90 * time.Second).Truncate(time.Second)
+		tokens := e.tokens(b, users/each)
+		atOnce(b, 8, len(tokens), func(_, i int) error {
+			var grants []string
+			for g := range each {
+				grants = append(grants, fmt.Sprintf(`{"name":"i1-%d","ttl":"%ds"}`, g, int(time.Until(expiry).Seconds()+1)))
+			}
+			return e.buy(tokens[i], strings.Join(grants, ","))
+		})
+		left := time.Until(expiry)
+		if left < 20*time.Second {
+			b.Fatalf("%v before the expiry there is no time left to measure", left)
+		}
+		ctx, stop := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		running.Go(func() { e.d.broker.Run(ctx) })
+		idle := e.latencies(b, func() bool { return time.Until(expiry) > 3*time.Second })
+		time.Sleep(time.Until(expiry.Add(time.Second)))
+		began := time.Now()
+		var rate atomic.Uint64
+		var clearing sync.WaitGroup
+		clearing.Go(func() { rate.Store(uint64(e.cleared(b, expiry))) })
+		busy := e.latencies(b, func() bool { return rate.Load() == 0 && time.Since(began) < 3*time.Minute })
+		clearing.Wait()
+		stop()
+		running.Wait()
+		b.ReportMetric(psql, "psql/s")
+		b.ReportMetric(float64(rate.Load()), "cleared/s")
+		b.ReportMetric(float64(rate.Load())/psql, "ratio")
+		b.ReportMetric(quantile(idle, 0.99), "idle-p99-ms")
+		b.ReportMetric(quantile(busy, 0.99), "busy-p99-ms")
+		b.ReportMetric(time.Since(began).Seconds(), "gone-after-s")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// dropWithPsql makes as many users and says how many psql drops a second.
+func (e *issueBench) dropWithPsql(b *testing.B, n int) float64 {
+	b.Helper()
+	var create, drop strings.Builder
+	for i := range n {
+		create.WriteString(strings.ReplaceAll(bareUser(int64(i), 1), "bare_", "psql_") + ";\n")
+		fmt.Fprintf(&drop, "DROP ROLE psql_%d;\n", i)
+	}
+	if out, err := e.psql(create.String()); err != nil {
+		b.Fatalf("%v: %.500s", err, out)
+	}
+	began := time.Now()
+	if out, err := e.psql(drop.String()); err != nil {
+		b.Fatalf("%v: %.500s", err, out)
+	}
+	return float64(n) / time.Since(began).Seconds()
+}
+
+// latencies makes exchanges one after the other, twenty a second at most.
+func (e *issueBench) latencies(b *testing.B, more func() bool) []float64 {
+	b.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	var took []float64
+	for more() {
+		token := e.tokens(b, 1)[0]
+		began := time.Now()
+		if err := e.buy(token, `{"name":"i1-0","ttl":"1h"}`); err != nil {
+			b.Error(err)
+			break
+		}
+		took = append(took, float64(time.Since(began).Microseconds())/1000)
+		<-tick.C
+	}
+	return took
+}
+
+// cleared waits until what expired is gone, and says how many went a second
+// from the first to the last.
+func (e *issueBench) cleared(b *testing.B, expiry time.Time) float64 {
+	conn, err := pgx.Connect(context.Background(), e.pg.AdminURL("postgres"))
+	if err != nil {
+		b.Error(err)
+		return 1
+	}
+	defer conn.Close(context.Background())
+	first, all := time.Time{}, -1
+	for {
+		var n int
+		if err := conn.QueryRow(context.Background(), `SELECT count(*)::int FROM pg_roles WHERE starts_with(rolname, 'dp_bnch_') AND rolvaliduntil < $1`, expiry.Add(time.Minute)).Scan(&n); err != nil {
+			b.Error(err)
+			return 1
+		}
+		switch {
+		case all < 0:
+			all = n
+		case n < all && first.IsZero():
+			first = time.Now()
+		case n == 0 || time.Since(expiry) > 3*time.Minute:
+			return max(1, float64(all-n)/time.Since(first).Seconds())
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
