@@ -26,7 +26,7 @@ demo: build ## one CI job end to end on this machine: PostgreSQL, a toy CI provi
 test: ## everything: vet, staticcheck, unit and integration tests against real servers, with -race
 	@deploy/dev/need.sh cc redis postgres mariadb node
 	@$(MAKE) --no-print-directory lint
-	$(GO) test -race -timeout 25m ./...
+	$(GO) test -race -timeout 45m ./...
 
 .PHONY: check
 check: lint ## the fast part of test: no servers, no Node.js, no race detector, under a minute
