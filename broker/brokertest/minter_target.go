@@ -121,6 +121,10 @@ func (r *minterRun) held(t *testing.T) {
 	}
 	r.wantRevoked(t, made)
 	r.wantHeld(t, made.lease.Handle, false)
+	empty := r.open(t, "none") // of a deployment that has made nothing
+	if held, err := empty.Held(t.Context()); err != nil || held == nil || len(held) != 0 {
+		t.Errorf("where there is nothing to hold the list is %#v, %v; nil says that none can be held", held, err)
+	}
 }
 
 func (r *minterRun) overdue(t *testing.T) {

@@ -29,6 +29,7 @@ type trace struct {
 func (m *minter) Held(ctx context.Context) ([]broker.Held, error) {
 	var held []broker.Held
 	err := m.revoking.with(ctx, func(c *conn) error {
+		held = []broker.Held{} // nil would mean that none can be held
 		found, err := c.traces(ctx, "dp_"+m.deployment+"_")
 		if err != nil {
 			return err

@@ -16,7 +16,7 @@ const KindName = "mysql"
 // Kind describes users of MySQL and of MariaDB. Its targets' admin secret is a
 // mysql:// URL; the schema it names is ours.
 func Kind() broker.Kind {
-	return broker.Kind{Name: KindName, Targeted: true, Takeback: broker.TakebackNow, CheckGrant: checkGrant, Open: open}
+	return broker.Kind{Name: KindName, Targeted: true, Takeback: broker.TakebackNow, Revokers: revokers, CheckGrant: checkGrant, Open: open}
 }
 
 func checkGrant(g broker.Grant) error {
@@ -28,7 +28,8 @@ func checkGrant(g broker.Grant) error {
 // are kept for taking back, which minting cannot use up.
 const (
 	mintConnections   = 4
-	revokeConnections = 2
+	revokers          = 3            // revocations at once
+	revokeConnections = revokers + 1 // and a listing
 )
 
 // minter makes and takes back the users of one server.
