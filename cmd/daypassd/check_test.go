@@ -49,7 +49,7 @@ func TestEveryFaultOfAConfigurationIsNamedAtOnce(t *testing.T) {
 func TestAWordThatIsNoCommandIsAUsageError(t *testing.T) {
 	for line, want := range map[string]string{
 		"srve":                   `unknown command "srve"`,
-		"lease revoke":           "needs the id of a lease",
+		"lease revoke":           "needs the ids of leases",
 		"lease list dpl_x":       "takes flags only",
 		"serve daypass.yaml":     "takes flags only",
 		"lease lst":              `unknown command "lst"`,
@@ -67,7 +67,9 @@ func TestAWordThatIsNoCommandIsAUsageError(t *testing.T) {
 }
 
 func TestEveryCommandHasHelpWithAnExample(t *testing.T) {
-	for _, line := range []string{"--help", "serve --help", "check --help", "audit verify --help", "lease list --help", "lease revoke --help"} {
+	for _, line := range []string{"--help", "serve --help", "check --help", "audit verify --help", "lease list --help", "lease show --help",
+		"lease revoke --help", "lease forget --help", "policy lint --help", "policy test --help", "policy explain --help", "policy suggest --help",
+		"policy report --help", "policy access --help", "policy from-sub --help", "policy schema --help"} {
 		var out bytes.Buffer
 		code := run(t.Context(), strings.Fields(line), process{env: os.LookupEnv, stdout: &out, stderr: &out})
 		if code != exitOK || !strings.Contains(out.String(), "Examples:") {

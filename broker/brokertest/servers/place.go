@@ -5,6 +5,7 @@ package servers
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/user"
@@ -12,24 +13,23 @@ import (
 	"syscall"
 )
 
-// FreePort finds a TCP port of 127.0.0.1 that nobody listens on, below 55536.
-// Somebody else may take it before the server does: start again with another
-// one where the server says so.
+// FreePort finds a TCP port of 127.0.0.1 that nobody listens on. It lies below
+// those that a system gives to outgoing connections, so that none of these
+// takes it before the server does. Another server may: start again with another
+// port where the server says so.
 func FreePort() (int, error) {
 	for range 100 {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		port := 12000 + rand.IntN(20000)
+		l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {
-			return 0, fmt.Errorf("find a free port: %w", err)
+			continue // taken
 		}
-		port := l.Addr().(*net.TCPAddr).Port
 		if err := l.Close(); err != nil {
 			return 0, fmt.Errorf("find a free port: %w", err)
 		}
-		if port < 55536 { // some servers also use the port 10000 above
-			return port, nil
-		}
+		return port, nil
 	}
-	return 0, errors.New("find a free port: none below 55536")
+	return 0, errors.New("find a free port: none of a hundred between 12000 and 32000 was free")
 }
 
 // PrivateDir makes a folder under the system's temporary folder that only its
