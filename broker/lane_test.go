@@ -223,6 +223,24 @@ func TestNothingIsIssuedAtALostTarget(t *testing.T) {
 	})
 }
 
+// TestATargetIsLostByTheThirdFailureInARowAndNotBefore.
+func TestATargetIsLostByTheThirdFailureInARowAndNotBefore(t *testing.T) {
+	r := newRig(t, nil)
+	r.course.breaks("held left", errBroken)
+	for _, c := range []struct {
+		looks int
+		lost  bool
+	}{{2, false}, {2, false}, {3, true}, {1, true}} { // what is issued in between is a sign of life
+		for range c.looks {
+			r.SweepTarget(context.Background(), "left")
+		}
+		_, err := r.Exchange(context.Background(), r.token(job("1", "job-1")), ask("db"))
+		if lost := broker.ReasonOf(err) == "target_lost"; lost != c.lost || (err != nil) != c.lost {
+			t.Errorf("after %d looks that failed: %v", c.looks, err)
+		}
+	}
+}
+
 // TestAJobAtALostTargetIsToldAtOnce, and what it gave back goes when the target
 // is there again, long before its end.
 func TestAJobAtALostTargetIsToldAtOnce(t *testing.T) {
@@ -300,6 +318,25 @@ func TestWhatCannotBeDroppedDoesNotLoseItsTarget(t *testing.T) {
 	})
 }
 
+// TestManyThatCannotBeDroppedDoNotHaveTheTargetListedEachTime.
+func TestManyThatCannotBeDroppedDoNotHaveTheTargetListedEachTime(t *testing.T) {
+	r := newRig(t, withRevokers(1))
+	for range 150 {
+		r.exchange("db")
+	}
+	r.course.breaks("revoke db", errors.New("role owns objects"))
+	if _, err := r.RevokeLeases(context.Background(), broker.LeaseFilter{Grant: "db"}, byOps); err != nil {
+		t.Fatal(err)
+	}
+	r.SweepTarget(context.Background(), "left")
+	if n := r.course.happened("revoke db"); n != 150 {
+		t.Errorf("%d were tried", n)
+	}
+	if n := r.course.happened("held left"); n > 8 {
+		t.Errorf("the target was listed %d times", n)
+	}
+}
+
 // TestAMintThatFailsDoesNotLoseItsTarget while it can be listed.
 func TestAMintThatFailsDoesNotLoseItsTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -327,16 +364,17 @@ func TestALeaseThatIsRevokedMeanwhileIsNoOrphan(t *testing.T) {
 		}
 		r.left.clockAhead = 2 * time.Hour // so that it is overdue there, and not by the books
 		id := r.leases()[0].ID
-		var once sync.Once
 		r.course.meanwhile("list", func(context.Context) error {
-			once.Do(func() {
-				if _, err := second.RevokeLease(context.Background(), id, broker.Act{Request: "req_op", By: "ops"}); err != nil {
-					t.Error(err)
-				}
-			})
-			return nil
+			if r.course.happened("held left") != 1 || len(r.journal.of(broker.EventOperator)) > 0 {
+				return nil
+			}
+			_, err := second.RevokeLease(context.Background(), id, broker.Act{Request: "req_op", By: "ops"})
+			return err
 		})
 		r.SweepTarget(context.Background(), "left")
+		if len(r.journal.of(broker.EventOperator)) != 1 {
+			t.Error("it was not revoked meanwhile")
+		}
 		if orphans := r.journal.of(broker.EventOrphan); len(orphans) != 0 {
 			t.Errorf("it is journalled as %+v", orphans)
 		}

@@ -88,12 +88,21 @@ func TestAMintThatIsUnderWayIsRevokedToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
 		r.course.meanwhile("mint db", func(context.Context) error {
-			_, err := r.RevokeLeases(context.Background(), broker.LeaseFilter{Grant: "db"}, byOps)
-			return err
+			if _, err := r.RevokeLeases(context.Background(), broker.LeaseFilter{Grant: "db"}, byOps); err != nil {
+				return err
+			}
+			time.Sleep(15 * time.Second)
+			if n := r.course.happened("revoke db"); n != 0 {
+				t.Error("a sweeper got ahead of the mint, and could have closed the lease of what is made after it")
+			}
+			return nil
 		})
-		_, err := r.Exchange(context.Background(), r.token(job("1", "job-1")), ask("db"))
-		r.refused(err, broker.Conflict)
-		r.sweepUntil(40*time.Second, r.clean)
+		r.running(t, func() {
+			_, err := r.Exchange(context.Background(), r.token(job("1", "job-1")), ask("db"))
+			r.refused(err, broker.Conflict)
+			r.left.goneBy(t, "left", 40*time.Second)
+		})
+		r.nothingIsLeft()
 	})
 }
 
@@ -327,6 +336,21 @@ func TestWhilePausedWhatIsAskedForGoes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWhilePausedEachTargetsSweeperKeepsToItsOwn.
+func TestWhilePausedEachTargetsSweeperKeepsToItsOwn(t *testing.T) {
+	r := newRig(t, paused)
+	a := r.exchange("db")
+	if _, err := r.RevokeLeases(context.Background(), broker.LeaseFilter{Session: a.Session.ID}, byOps); err != nil {
+		t.Fatal(err)
+	}
+	r.SweepTarget(context.Background(), "right")
+	if r.left.left() != 1 {
+		t.Error("it took up what is another's")
+	}
+	r.SweepTarget(context.Background(), "left")
+	r.nothingIsLeft()
 }
 
 func TestAMintThatFailsWhilePausedIsUndone(t *testing.T) {
