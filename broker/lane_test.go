@@ -117,6 +117,27 @@ func TestABacklogIsClearedAtTheTargetsPace(t *testing.T) {
 	})
 }
 
+// TestATargetsTurnsAreNotIdleWhileTheJournalIsWritten, which on a slow disk
+// takes as long as a revocation does.
+func TestATargetsTurnsAreNotIdleWhileTheJournalIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, withRevokers(4))
+		for range 160 {
+			r.exchange("db")
+		}
+		var inside crowd
+		r.course.meanwhile("revoke db", inside.stays(10*time.Millisecond))
+		r.course.meanwhile("revoked", func(context.Context) error { time.Sleep(10 * time.Millisecond); return nil })
+		time.Sleep(time.Hour)
+		began := time.Now()
+		r.SweepTarget(context.Background(), "left")
+		if took := time.Since(began); took > 450*time.Millisecond || inside.most.Load() != 4 {
+			t.Errorf("160 of 10 ms each, four at once, took %v, %d at once", took, inside.most.Load())
+		}
+		r.nothingIsLeft()
+	})
+}
+
 const sweepInterval = 5 * time.Second
 
 // revokedTwice are the leases that more than one record says are gone.

@@ -12,6 +12,7 @@ import (
 const (
 	sweepEvery = 5 * time.Second
 	sweepBatch = 200 // leases taken up in one pass of one target
+	crewFactor = 2   // workers for each turn: while some wait for books and journal, others have the turns
 )
 
 // Run takes back what is due until ctx ends. Each target has two loops of its
@@ -124,7 +125,7 @@ func work[T any](ctx context.Context, b *Broker, ln *lane, all []T, do func(T) r
 	p := pass{patience: lostAfter}
 	todo := make(chan T)
 	var crew sync.WaitGroup
-	for range min(ln.info.Revokers, len(all)) {
+	for range min(crewFactor*ln.info.Revokers, len(all)) {
 		crew.Go(func() {
 			for one := range todo {
 				p.count(do(one))
