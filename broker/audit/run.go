@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -82,6 +83,9 @@ func (j *Journal) commit(batch []pending, n int) {
 	for _, p := range batch {
 		p.done <- err
 	}
+	// They go on first: the next write holds this processor until the disk has
+	// it, and what they append next is then written with it.
+	runtime.Gosched()
 }
 
 func (j *Journal) suspended() error {

@@ -25,7 +25,8 @@ var adminKeys = []string{
 // it; the time-outs keep a stuck statement from holding up the next. What we
 // ask is about one role or a few, among thousands: the way there is always by
 // an index, whatever the server's statistics of its own tables say, which are
-// seldom fresh.
+// seldom fresh. Nothing of that is worth compiling, which the server would think
+// of any plan that has to do what is turned off here.
 var sessionSettings = map[string]string{
 	"application_name":                    "daypass",
 	"client_encoding":                     "UTF8",
@@ -36,6 +37,7 @@ var sessionSettings = map[string]string{
 	"enable_seqscan":                      "off",
 	"enable_hashjoin":                     "off",
 	"enable_mergejoin":                    "off",
+	"jit":                                 "off",
 	"statement_timeout":                   "15s",
 	"lock_timeout":                        "2s",
 	"idle_in_transaction_session_timeout": "30s",

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"crypto/rand"
 	"strconv"
 	"strings"
@@ -39,4 +40,22 @@ func LockKeyText(h broker.Handle) string { return strconv.FormatInt(lockKey(h), 
 func NotePlace(comment string) (place, kept string, ours bool) {
 	n := readNote(comment)
 	return n.Place, n.Kept, n.By != ""
+}
+
+// ExplainJudgement plans the judgement of a group on an admin connection, and
+// tells how the server went about it after users came: its plan as JSON.
+func ExplainJudgement(ctx context.Context, admin broker.Secret, group string, users func()) (string, error) {
+	c, err := dial(ctx, admin, "")
+	if err != nil {
+		return "", err
+	}
+	defer c.close()
+	execute := "EXECUTE judged(ARRAY[" + quoteText(group) + "], 0)"
+	if err := c.exec(ctx, "PREPARE judged(text[], bigint) AS "+judgedQuery+";"+execute); err != nil {
+		return "", err
+	}
+	users()
+	var plan string
+	err = c.row(ctx, []any{&plan}, "EXPLAIN (ANALYZE, FORMAT JSON) "+execute)
+	return plan, err
 }

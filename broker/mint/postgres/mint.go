@@ -134,16 +134,21 @@ func judgedValues(groups []string, notAfter time.Time) [][]byte {
 // judgedQuery asks of each group role whether it is there, and whether its
 // members could make users of their own or take over the server: such a
 // credential could not be taken back. Attributes of a role are not inherited,
-// but SET ROLE lends them. It goes from a group upwards, so that it takes no
-// longer where there are thousands of users. The clock is the server's.
+// but SET ROLE lends them. It goes from a group upwards, one step by one index
+// each, and is written so that no plan can do otherwise (OFFSET 0 keeps a
+// subquery apart): one that was made when the server had no users is as good
+// when there are thousands. The clock is the server's.
 const judgedQuery = `
 	WITH RECURSIVE up(name, oid) AS (
-		SELECT rolname::text, oid FROM pg_roles WHERE rolname = ANY ($1::text[])
-		UNION SELECT up.name, m.roleid FROM up JOIN pg_auth_members m ON m.member = up.oid)
+		SELECT g.name, r.oid FROM unnest($1::text[]) AS g(name)
+			CROSS JOIN LATERAL (SELECT oid FROM pg_roles WHERE rolname = g.name OFFSET 0) r
+		UNION SELECT up.name, m.roleid FROM up
+			CROSS JOIN LATERAL (SELECT roleid FROM pg_auth_members WHERE member = up.oid OFFSET 0) m)
 	SELECT g.name, EXISTS (SELECT FROM up WHERE up.name = g.name) AS there,
-		EXISTS (SELECT FROM up JOIN pg_roles r ON r.oid = up.oid WHERE up.name = g.name
-			AND (r.rolsuper OR r.rolcreaterole OR r.rolreplication
-			     OR r.rolname IN ('pg_execute_server_program', 'pg_write_server_files'))) AS great,
+		EXISTS (SELECT FROM up WHERE up.name = g.name AND coalesce((
+			SELECT r.rolsuper OR r.rolcreaterole OR r.rolreplication
+			       OR r.rolname IN ('pg_execute_server_program', 'pg_write_server_files')
+			FROM pg_roles r WHERE r.oid = up.oid), true)) AS great,
 		floor(extract(epoch FROM clock_timestamp()))::bigint >= $2::bigint AS late
 	FROM unnest($1::text[]) AS g(name)`
 

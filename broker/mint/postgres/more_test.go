@@ -207,6 +207,48 @@ func TestThousandsAreListedQuicklyAndNoneIsLeftOut(t *testing.T) {
 	}
 }
 
+// A plan that was made when there was nobody is used when there are thousands.
+// One that then reads through all of them, or that the server thinks so great
+// that it compiles it, costs more than the user that is made.
+func TestJudgingAGroupLooksAtNobodyElseHoweverManyUsersThereAre(t *testing.T) {
+	own, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{Settings: map[string]string{"autovacuum": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = own.Close() })
+	if err := prepare(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	text, err := postgres.ExplainJudgement(t.Context(), broker.NewSecret(own.AdminURL("app")), "app_owner", func() { makeUsers(t, own, 2000) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	type node struct {
+		Rows    float64 `json:"Actual Rows"`
+		Removed float64 `json:"Rows Removed by Filter"`
+		Loops   float64 `json:"Actual Loops"`
+		Plans   []node
+	}
+	var explained []struct {
+		Plan node
+		JIT  any
+	}
+	if err := json.Unmarshal([]byte(text), &explained); err != nil || len(explained) != 1 {
+		t.Fatalf("no plan: %v: %s", err, text)
+	}
+	var read func(n node) float64
+	read = func(n node) float64 {
+		sum := (n.Rows + n.Removed) * n.Loops
+		for _, under := range n.Plans {
+			sum += read(under)
+		}
+		return sum
+	}
+	if n := read(explained[0].Plan); n < 1 || n > 50 || explained[0].JIT != nil {
+		t.Errorf("%v rows were read (compiled: %v):\n%s", n, explained[0].JIT, text)
+	}
+}
+
 // Users come and go by the thousand. What grows with each of them would break
 // the database one day.
 func TestAThousandUsersLeaveNothingBehind(t *testing.T) {
