@@ -1,8 +1,10 @@
 package lease
 
 import (
+	"cmp"
 	"iter"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -86,6 +88,28 @@ func (b *books) pick(f broker.LeaseFilter) []broker.Lease {
 		}
 	}
 	return picked
+}
+
+// due returns up to limit leases of a target that are due, most overdue first.
+// Thousands may be, and everybody waits meanwhile: only what is returned is
+// copied.
+func (b *books) due(target string, at time.Time, limit int) []broker.Lease {
+	type entry struct {
+		due time.Time
+		id  broker.LeaseID
+	}
+	var found []entry
+	for id := range b.targets[target] {
+		if due := b.leases[id].Due; !due.After(at) {
+			found = append(found, entry{due, id})
+		}
+	}
+	slices.SortFunc(found, func(x, y entry) int { return cmp.Or(x.due.Compare(y.due), cmp.Compare(x.id, y.id)) })
+	leases := make([]broker.Lease, min(limit, len(found)))
+	for i := range leases {
+		leases[i] = b.leases[found[i].id]
+	}
+	return leases
 }
 
 // count is how many leases a filter picks.

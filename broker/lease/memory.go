@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -155,9 +154,7 @@ func (m *Memory) Live(ctx context.Context, filters ...broker.LeaseFilter) ([]int
 func (m *Memory) Due(ctx context.Context, target string, at time.Time, limit int) ([]broker.Lease, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	due := slices.DeleteFunc(m.books.pick(broker.LeaseFilter{Target: target}),
-		func(l broker.Lease) bool { return l.Due.After(at) })
-	return mostOverdueFirst(due)[:min(limit, len(due))], nil
+	return m.books.due(target, at, limit), nil
 }
 
 // Start implements [broker.Sessions].

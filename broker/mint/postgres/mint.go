@@ -85,19 +85,20 @@ func (c *conn) create(ctx context.Context, u newUser) error {
 	if err != nil {
 		return err
 	}
-	if err := c.prepare(ctx, judgement, judgedQuery); err != nil {
+	if err := errors.Join(c.prepare(ctx, locking, lockQuery), c.prepare(ctx, judgement, judgedQuery)); err != nil {
 		return err
 	}
-	made := u.statements()
+	made, groups := u.statements(), u.params.groups()
 	return c.inTx(ctx, func() error {
 		var first, second pgconn.Batch
-		addAll(&first, []string{"BEGIN", fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", lockKey(u.handle))})
-		first.ExecPrepared(judgement, judgedValues(u.params.groups(), u.notAfter), nil, nil)
+		addAll(&first, []string{"BEGIN"})
+		first.ExecPrepared(locking, [][]byte{strconv.AppendInt(nil, lockKey(u.handle), 10)}, nil, nil)
+		first.ExecPrepared(judgement, judgedValues(groups, u.notAfter), nil, nil)
 		answers, err := c.pg.PgConn().ExecBatch(ctx, &first).ReadAll()
 		if err != nil {
 			return scrub(err)
 		}
-		if err := judge(answers[len(answers)-1].Rows); err != nil {
+		if err := judge(groups, answers[len(answers)-1].Rows); err != nil {
 			return err
 		}
 		addAll(&second, slices.Concat(made, own, []string{"COMMIT"}))
@@ -131,44 +132,54 @@ func judgedValues(groups []string, notAfter time.Time) [][]byte {
 	return [][]byte{[]byte("{" + strings.Join(quoted, ",") + "}"), strconv.AppendInt(nil, notAfter.Unix(), 10)}
 }
 
-// judgedQuery asks of each group role whether it is there, and whether its
-// members could make users of their own or take over the server: such a
-// credential could not be taken back. Attributes of a role are not inherited,
-// but SET ROLE lends them. It goes from a group upwards, one step by one index
-// each, and is written so that no plan can do otherwise (OFFSET 0 keeps a
-// subquery apart): one that was made when the server had no users is as good
-// when there are thousands. The clock is the server's.
+// judgedQuery asks of each group role that there is whether its members could
+// make users of their own or take over the server: such a credential could not
+// be taken back. Attributes of a role are not inherited, but SET ROLE lends
+// them. It goes from a group upwards, one step by one index each, and is
+// written so that no plan can do otherwise (OFFSET 0 keeps a subquery apart):
+// one that was made when the server had no users is as good when there are
+// thousands. The clock is the server's.
 const judgedQuery = `
 	WITH RECURSIVE up(name, oid) AS (
 		SELECT g.name, r.oid FROM unnest($1::text[]) AS g(name)
 			CROSS JOIN LATERAL (SELECT oid FROM pg_roles WHERE rolname = g.name OFFSET 0) r
 		UNION SELECT up.name, m.roleid FROM up
 			CROSS JOIN LATERAL (SELECT roleid FROM pg_auth_members WHERE member = up.oid OFFSET 0) m)
-	SELECT g.name, EXISTS (SELECT FROM up WHERE up.name = g.name) AS there,
-		EXISTS (SELECT FROM up WHERE up.name = g.name AND coalesce((
-			SELECT r.rolsuper OR r.rolcreaterole OR r.rolreplication
-			       OR r.rolname IN ('pg_execute_server_program', 'pg_write_server_files')
+	SELECT name, bool_or(coalesce((
+			SELECT rolsuper OR rolcreaterole OR rolreplication OR rolname IN ('pg_execute_server_program', 'pg_write_server_files')
 			FROM pg_roles r WHERE r.oid = up.oid), true)) AS great,
 		floor(extract(epoch FROM clock_timestamp()))::bigint >= $2::bigint AS late
-	FROM unnest($1::text[]) AS g(name)`
+	FROM up GROUP BY name`
 
-const judgement = "daypass_judgement" // its name where it is prepared
+const lockQuery = `SELECT pg_advisory_xact_lock($1)`
 
-// judge says what is to be said against making a user.
-func judge(rows [][][]byte) error {
+// Their names where they are prepared.
+const (
+	locking   = "daypass_locking"
+	judgement = "daypass_judgement"
+)
+
+// judge says what is to be said against making a user: of each of its groups
+// there has to be a row that is for it.
+func judge(groups []string, rows [][][]byte) error {
+	fit := make(map[string]bool)
 	var faults []error
 	for _, r := range rows {
-		name, there, great, late := string(r[0]), string(r[1]) == "t", string(r[2]) != "f", string(r[3]) != "f"
+		name, great, late := string(r[0]), string(r[1]) != "f", string(r[2]) != "f"
 		switch {
-		case !there:
-			faults = append(faults, fmt.Errorf("group role %q does not exist", name))
 		case great:
 			faults = append(faults, fmt.Errorf("group role %q gives superuser, CREATEROLE, REPLICATION or the server's files: what it gives could not be taken back", name))
 		case late:
 			return errors.New("by the database's clock the credential would have expired already")
 		}
+		fit[name] = true
 	}
-	if len(rows) == 0 {
+	for _, g := range groups {
+		if !fit[g] {
+			faults = append(faults, fmt.Errorf("group role %q does not exist", g))
+		}
+	}
+	if len(groups) == 0 {
 		return errors.New("no group role was judged")
 	}
 	return errors.Join(faults...)
@@ -181,7 +192,7 @@ func (c *conn) checkGroups(ctx context.Context, groups []string) error {
 	if got.Err != nil {
 		return scrub(got.Err)
 	}
-	return judge(got.Rows)
+	return judge(groups, got.Rows)
 }
 
 // tryLogin logs in as a user that was just made, with the admin URL's ways of
