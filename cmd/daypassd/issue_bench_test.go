@@ -3,6 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -143,12 +148,32 @@ func atOnce(b *testing.B, workers, n int, do func(worker, i int) error) float64 
 	return float64(n) / time.Since(began).Seconds()
 }
 
-// bareUser is what the kind tells the server for one user, as one script.
+// bareUser is what the kind tells the server for one user, as one script: the
+// lock, what its group roles are, and the user with its verifier.
 func bareUser(n int64, iterations int) string {
 	name := fmt.Sprintf("bare_%d", n)
 	return fmt.Sprintf(`BEGIN; SELECT pg_advisory_xact_lock(%d); SELECT rolname FROM pg_roles WHERE rolname = 'orders_rw';
-		CREATE ROLE %[2]s LOGIN INHERIT PASSWORD 'SCRAM-SHA-256$%[3]d:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=' VALID UNTIL '2038-01-01';
-		GRANT orders_rw TO %[2]s; ALTER ROLE %[2]s SET role = 'orders_rw'; COMMENT ON ROLE %[2]s IS '{"by":"daypass","lease":"dpl_aaaaaaaaaaaaaaaaaaaaaaaaaa","place":"github:5678"}'; COMMIT`, n, name, iterations)
+		CREATE ROLE %[2]s LOGIN INHERIT PASSWORD '%[3]s' VALID UNTIL '2038-01-01';
+		GRANT orders_rw TO %[2]s; ALTER ROLE %[2]s SET role = 'orders_rw'; COMMENT ON ROLE %[2]s IS '{"by":"daypass","lease":"dpl_aaaaaaaaaaaaaaaaaaaaaaaaaa","place":"github:5678"}'; COMMIT`,
+		n, name, bareVerifier(iterations))
+}
+
+// bareVerifier derives what a server stores of a random password (RFC 5802), as
+// whoever makes users has to.
+func bareVerifier(iterations int) string {
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt) // it never fails
+	salted, err := pbkdf2.Key(sha256.New, rand.Text(), salt, iterations, sha256.Size)
+	if err != nil {
+		panic(err)
+	}
+	mac := func(text string) []byte {
+		m := hmac.New(sha256.New, salted)
+		m.Write([]byte(text))
+		return m.Sum(nil)
+	}
+	stored, text := sha256.Sum256(mac("Client Key")), base64.StdEncoding
+	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, text.EncodeToString(salt), text.EncodeToString(stored[:]), text.EncodeToString(mac("Server Key")))
 }
 
 // BenchmarkExchangesBesideABareLoop issues by turns through the whole exchange,

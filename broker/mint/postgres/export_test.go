@@ -3,8 +3,11 @@ package postgres
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"strconv"
 	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/daypass-dev/daypass/broker"
 )
@@ -15,23 +18,54 @@ var (
 	QuoteText = quoteText
 )
 
-// Statements are what one mint has the server do, with a password of its own.
+// Statements are what makes one user, with a password of its own.
 func Statements(o broker.Order, h broker.Handle) (string, error) {
+	u, err := userOf(o, h)
+	return strings.Join(u.statements(), ";\n"), err
+}
+
+func userOf(o broker.Order, h broker.Handle) (newUser, error) {
 	p, err := parseParams(o.Grant.Params, defaultIterations)
 	if err != nil {
-		return "", err
+		return newUser{}, err
 	}
 	password, err := newPassword(rand.Reader)
 	if err != nil {
-		return "", err
+		return newUser{}, err
 	}
 	v, err := newVerifier(rand.Reader, password, p.ScramIterations)
-	if err != nil {
-		return "", err
-	}
-	u := newUser{handle: h, verifier: v, notAfter: o.NotAfter, params: p, note: newNote(o)}
-	return strings.Join(u.statements(), ";\n"), nil
+	return newUser{handle: h, verifier: v, notAfter: o.NotAfter, params: p, note: newNote(o)}, err
 }
+
+// A Bare connection runs what the kind runs, and does nothing else.
+type Bare struct{ *conn }
+
+// ConnectBare connects as the kind does.
+func ConnectBare(ctx context.Context, admin broker.Secret) (Bare, error) {
+	c, err := dial(ctx, admin, "")
+	if err != nil {
+		return Bare{}, err
+	}
+	return Bare{c}, errors.Join(c.prepare(ctx, locking, lockQuery), c.prepare(ctx, judgement, judgedQuery))
+}
+
+// Mint has the server run the statements of one mint, all in one message.
+func (b Bare) Mint(ctx context.Context, o broker.Order, h broker.Handle) error {
+	u, err := userOf(o, h)
+	if err != nil {
+		return err
+	}
+	var all pgconn.Batch
+	addAll(&all, []string{"BEGIN"})
+	all.ExecPrepared(locking, [][]byte{strconv.AppendInt(nil, lockKey(h), 10)}, nil, nil)
+	all.ExecPrepared(judgement, judgedValues(u.params.groups(), o.NotAfter), nil, nil)
+	addAll(&all, append(u.statements(), "COMMIT"))
+	_, err = b.pg.PgConn().ExecBatch(ctx, &all).ReadAll()
+	return err
+}
+
+// Close ends the connection.
+func (b Bare) Close() { b.close() }
 
 // LockKeyText is a handle's advisory lock, for a statement.
 func LockKeyText(h broker.Handle) string { return strconv.FormatInt(lockKey(h), 10) }
