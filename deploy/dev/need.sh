@@ -5,7 +5,8 @@
 #   redis     redis-server
 #   postgres  PostgreSQL's server binaries and psql
 #   mariadb   MariaDB's server and client
-#   node      Node.js and npm, for the opinions of other libraries and clients
+#   node      Node.js and npm, for the opinions of other libraries and clients, and
+#             for PostgreSQL of other versions
 # Servers are never started system-wide: tests and the demo start their own.
 set -eu
 

@@ -1,5 +1,6 @@
 // Package npm lets tests ask programs that are written for Node.js: what other
-// libraries make of our tokens, and whether other clients take what we made.
+// libraries make of our tokens, and whether other clients take what we made. It
+// also installs PostgreSQL servers of several versions, which npm has packages of.
 //
 // It guarantees that a program runs on the packages which the package-lock.json
 // beside it pins by hash, in a private folder that goes when the program is

@@ -27,6 +27,9 @@ type PostgresConfig struct {
 	// was used before is used again. Default: a private temporary folder,
 	// which Close removes.
 	Dir string
+	// Bin is the folder of the server's programs. Default: the one in PATH, or
+	// the newest of Debian's.
+	Bin string
 	// Settings are lines of the server's configuration, such as
 	// "log_statement": "all". They win over ours.
 	Settings map[string]string
@@ -53,11 +56,13 @@ type Postgres struct {
 
 // StartPostgres makes a database cluster, starts it and waits until it answers.
 func StartPostgres(ctx context.Context, c PostgresConfig) (*Postgres, error) {
-	bin, err := postgresBinaries()
-	if err != nil {
-		return nil, err
+	var err error
+	if c.Bin == "" {
+		if c.Bin, err = postgresBinaries(); err != nil {
+			return nil, err
+		}
 	}
-	p := &Postgres{bin: bin, account: postgresAccount(), dir: c.Dir, settings: c.Settings}
+	p := &Postgres{bin: c.Bin, account: postgresAccount(), dir: c.Dir, settings: c.Settings}
 	if p.dir == "" {
 		p.ours = true
 		if p.dir, err = PrivateDir("daypass-pg-", p.account); err != nil {
@@ -76,35 +81,6 @@ func StartPostgres(ctx context.Context, c PostgresConfig) (*Postgres, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
-}
-
-// StartStandby copies a running server and starts the copy as its replica,
-// which follows it by streaming. [Postgres.PromoteNow] makes it a primary.
-func (p *Postgres) StartStandby(ctx context.Context) (*Postgres, error) {
-	dir, err := PrivateDir("daypass-pg-standby-", p.account)
-	if err != nil {
-		return nil, err
-	}
-	s := &Postgres{bin: p.bin, account: p.account, dir: dir, ours: true, settings: p.settings, password: p.password}
-	if s.port, err = FreePort(); err == nil {
-		_, err = Run(ctx, Command{
-			Name: "pg_basebackup", Path: p.Bin("pg_basebackup"), Dir: dir, User: p.account, Env: []string{"PGPASSWORD=" + p.password},
-			Args: []string{"-D", s.data(), "-h", p.Host(), "-p", strconv.Itoa(p.port), "-U", "postgres", "-X", "stream", "-c", "fast", "--no-sync", "-R"},
-		})
-	}
-	if err == nil {
-		err = s.Start(ctx)
-	}
-	if err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	return s, nil
-}
-
-// PromoteNow makes a standby the primary, without a restart.
-func (p *Postgres) PromoteNow(ctx context.Context) error {
-	_, err := Run(ctx, Command{Name: "pg_ctl", Path: p.Bin("pg_ctl"), Dir: p.dir, User: p.account, Args: []string{"promote", "-w", "-D", p.data()}})
-	return err
 }
 
 // useTLS writes the certificate where the server may read it.
@@ -193,7 +169,7 @@ func (p *Postgres) init(ctx context.Context) error {
 	if _, err = Run(ctx, Command{
 		Name: "initdb", Path: p.Bin("initdb"), Dir: p.dir, User: p.account,
 		Args: []string{"-D", p.data(), "-U", "postgres", "--no-sync", "-A", "scram-sha-256",
-			"--pwfile=" + fresh, "-E", "UTF8", "--no-locale", "--no-instructions"},
+			"--pwfile=" + fresh, "-E", "UTF8", "--no-locale"},
 	}); err != nil {
 		return err
 	}
@@ -217,8 +193,9 @@ func (p *Postgres) startOnce(ctx context.Context) error {
 	begun := p.logSize()
 	process, err := Start(ctx, Command{
 		Name: "PostgreSQL", Path: "sh", Dir: p.dir, User: p.account,
-		// The log is a file, so that tests can read all of it.
-		Args: append([]string{"-c", `exec "$0" "$@" >>"$DAYPASS_PG_LOG" 2>&1`, p.Bin("postgres")}, p.args()...),
+		// The log is a file, so that tests can read all of it. Its children keep
+		// what we hear of it open: so a killed one is gone with all of them.
+		Args: append([]string{"-c", `exec "$0" "$@" 3>&1 >>"$DAYPASS_PG_LOG" 2>&1`, p.Bin("postgres")}, p.args()...),
 		Env:  []string{"DAYPASS_PG_LOG=" + p.LogPath()}, StopSignal: syscall.SIGINT,
 	})
 	if err != nil {
@@ -282,8 +259,15 @@ func (p *Postgres) args() []string {
 
 func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
 
-// Bin is the path of one of the server's programs, such as psql.
-func (p *Postgres) Bin(name string) string { return filepath.Join(p.bin, name) }
+// Bin is the path of one of the server's programs. What its folder lacks, such
+// as psql where only the server was unpacked, is looked for in PATH.
+func (p *Postgres) Bin(name string) string {
+	path := filepath.Join(p.bin, name)
+	if _, err := os.Stat(path); err != nil {
+		return name
+	}
+	return path
+}
 
 // Host is the address the server listens on.
 func (p *Postgres) Host() string { return "127.0.0.1" }
@@ -319,30 +303,9 @@ func (p *Postgres) Resume() error { return p.process.Resume() }
 // Stop ends all sessions and the server (a fast shutdown). The data stays.
 func (p *Postgres) Stop() error { return p.process.Stop() }
 
-// Kill ends the server as a crash would. Its children see it and go.
+// Kill ends the server as a crash would, and waits for its children, which see
+// it and go.
 func (p *Postgres) Kill() error { return p.process.Kill() }
-
-// Demote restarts the server as a replica that follows nobody: it answers,
-// read-only. Restart alone keeps it so; see Promote.
-func (p *Postgres) Demote(ctx context.Context) error {
-	if err := p.Stop(); err != nil {
-		return err
-	}
-	if err := os.WriteFile(p.standbySignal(), nil, 0o644); err != nil {
-		return err
-	}
-	return p.Start(ctx)
-}
-
-// Promote restarts a demoted server as the primary it was.
-func (p *Postgres) Promote(ctx context.Context) error {
-	if err := errors.Join(p.Stop(), os.Remove(p.standbySignal())); err != nil {
-		return err
-	}
-	return p.Start(ctx)
-}
-
-func (p *Postgres) standbySignal() string { return filepath.Join(p.data(), "standby.signal") }
 
 // Restart stops the server and starts it again.
 func (p *Postgres) Restart(ctx context.Context) error {

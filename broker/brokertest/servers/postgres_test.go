@@ -5,6 +5,7 @@ package servers_test
 import (
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -54,6 +55,36 @@ func TestPostgresKeepsItsDataOverRestartAndKill(t *testing.T) {
 	if err != nil || !strings.Contains(string(log), "INSERT INTO kept VALUES (2)") {
 		t.Errorf("the log lacks a statement: %v", err)
 	}
+}
+
+func TestAKilledPostgresIsGoneWithItsChildren(t *testing.T) {
+	p := startPostgres(t, servers.PostgresConfig{})
+	children := strings.Fields(psql(t, p, p.AdminURL("postgres"), "SELECT pid FROM pg_stat_activity"))
+	if len(children) < 3 {
+		t.Fatalf("it has %q", children)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range children {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		if err == nil && !ending(t, string(stat)) {
+			t.Errorf("one is left: %s", stat)
+		}
+	}
+}
+
+// ending reports whether a process runs nothing of its own any more: it may
+// take the system a moment to bury it.
+func ending(t *testing.T, stat string) bool {
+	t.Helper()
+	const flags, exiting = 6, 4 // the field after the name, and PF_EXITING in it
+	fields := strings.Fields(stat[strings.LastIndex(stat, ")")+1:])
+	n, err := strconv.Atoi(fields[flags])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n&exiting != 0 || !strings.Contains(stat, "(postgres)")
 }
 
 func TestPostgresWantsAPassword(t *testing.T) {

@@ -110,14 +110,7 @@ func TestAnAdminPasswordCanChangeUnderway(t *testing.T) {
 }
 
 func TestADemotedServerIsRefusedUntilItIsPrimaryAgain(t *testing.T) {
-	own, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = own.Close() })
-	if err := prepare(t.Context(), own); err != nil {
-		t.Fatal(err)
-	}
+	own := ownServer(t, servers.PostgresConfig{})
 	m := openMinter(t, holding(own.AdminURL("app")))
 	u := mint(t, m, orderFor(appGrant, time.Minute))
 	if err := own.Demote(t.Context()); err != nil {

@@ -31,6 +31,7 @@ const (
 	codeUnsupported      = "0A000"
 	codeWrongState       = "55000" // such as a database that takes no connections
 	tupleConcurrently    = "tuple concurrently "
+	tupleGone            = "could not find tuple for role " // from version 16 on, where two drop one role at once
 )
 
 // serverError is what the server said, cut to what may be shown. It holds no
@@ -145,7 +146,7 @@ func why(err error) string {
 func fleeting(err error) bool {
 	e, ok := errors.AsType[*serverError](err)
 	return ok && (e.code == codeDeadlock || e.code == codeSerialization ||
-		e.code == codeInternal && strings.Contains(e.text, tupleConcurrently))
+		e.code == codeInternal && (strings.Contains(e.text, tupleConcurrently) || strings.HasPrefix(e.text, tupleGone)))
 }
 
 // lost reports whether something broke off because of its connection, and so

@@ -112,10 +112,13 @@ func (c *conn) guardUp(ctx context.Context) error {
 	if !c.signals {
 		return nil
 	}
-	err := c.exec(ctx, `
+	set := `
 		SET application_name = 'daypass guard'; SET idle_in_transaction_session_timeout = 0;
-		SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED`)
-	if err != nil {
+		SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED`
+	if c.version >= 170000 { // where a server may end what takes long, whatever it does
+		set += "; SET transaction_timeout = 0"
+	}
+	if err := c.exec(ctx, set); err != nil {
 		return err
 	}
 	touch := "BEGIN;" + touchStatement + ";"

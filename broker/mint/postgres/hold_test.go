@@ -16,16 +16,9 @@ import (
 // needs, and which a job can fill up.
 func smallServer(t *testing.T) (*servers.Postgres, broker.Minter) {
 	t.Helper()
-	own, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{Settings: map[string]string{
+	own := ownServer(t, servers.PostgresConfig{Settings: map[string]string{
 		"max_connections": "20", "max_locks_per_transaction": "10", "max_prepared_transactions": "5",
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = own.Close() })
-	if err := prepare(t.Context(), own); err != nil {
-		t.Fatal(err)
-	}
 	m := openMinter(t, holding(own.URL("dpadmin", adminPassword, "app")))
 	if _, err := m.Held(t.Context()); err != nil { // as the sweeper asks every few seconds
 		t.Fatal(err)

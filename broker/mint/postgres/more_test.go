@@ -187,14 +187,7 @@ func TestATargetSaysHowManyIterationsAndConnections(t *testing.T) {
 }
 
 func TestThousandsAreListedQuicklyAndNoneIsLeftOut(t *testing.T) {
-	own, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = own.Close() })
-	if err := prepare(t.Context(), own); err != nil {
-		t.Fatal(err)
-	}
+	own := ownServer(t, servers.PostgresConfig{})
 	m := openMinter(t, holding(own.URL("dpadmin", adminPassword, "app")))
 	want := makeUsers(t, own, 3000)
 	began := time.Now()
@@ -256,14 +249,7 @@ func TestAThousandUsersLeaveNothingBehind(t *testing.T) {
 	if os.Getenv("DAYPASS_SOAK") != "" {
 		users = 5000
 	}
-	own, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = own.Close() })
-	if err := prepare(t.Context(), own); err != nil {
-		t.Fatal(err)
-	}
+	own := ownServer(t, servers.PostgresConfig{})
 	admin := connect(t, own.AdminURL("app"))
 	exec(t, admin, "CREATE TABLE shop (n int); GRANT ALL ON shop TO app_owner; INSERT INTO shop VALUES (1)")
 	size := func() string {
@@ -302,14 +288,7 @@ func TestAThousandUsersLeaveNothingBehind(t *testing.T) {
 // database, reassign, the grant's own statements. The server's log says what
 // was run.
 func TestNoStatementButOursIsRunWhateverTheNames(t *testing.T) {
-	own, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{Settings: awkward})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = own.Close() })
-	if err := prepare(t.Context(), own); err != nil {
-		t.Fatal(err)
-	}
+	own := ownServer(t, servers.PostgresConfig{Settings: awkward})
 	super := connect(t, own.AdminURL("app"))
 	m := openMinter(t, holding(own.AdminURL("app")))
 	naughty := []string{
@@ -348,12 +327,12 @@ func TestNoStatementButOursIsRunWhateverTheNames(t *testing.T) {
 var shapes = compileAll(
 	`BEGIN(; LOCK TABLE \S+ IN ACCESS EXCLUSIVE MODE)?`, `COMMIT`, `ROLLBACK( TO post)?`, `SELECT pg_advisory_xact_lock\(\S+\)`,
 	`CREATE ROLE \? LOGIN INHERIT PASSWORD \? VALID UNTIL \?`, `GRANT \? TO \?`, `ALTER ROLE \? SET role = \?`, `COMMENT ON ROLE \? IS \?`,
-	`ALTER ROLE \? NOLOGIN PASSWORD NULL VALID UNTIL \?`, `REVOKE \? FROM \?`, `DROP ROLE \?`, `DROP OWNED BY \?`,
+	`ALTER ROLE \? NOLOGIN PASSWORD NULL VALID UNTIL \?`, `REVOKE \? FROM \?( GRANTED BY \? CASCADE)?`, `DROP ROLE \?`, `DROP OWNED BY \?`,
 	`ALTER (TABLE|SEQUENCE) public\.\S+ OWNER TO \?`, `REVOKE ALL ON .* FROM \? CASCADE`,
 	`SELECT \?, \?, \?, \?, \?`, `SELECT \?, \?`, `ALTER ROLE \? SET search_path = \?`, // the grants' own
 	`(WITH RECURSIVE up\(|WITH held AS|SELECT )[^;]*`, // what only reads, and is one
 	`BEGIN;( SELECT FROM [a-z_, ]+ LIMIT 0;)+ ?SELECT pg_stat_clear_snapshot\(\); SELECT count[^;]*; SAVEPOINT post`,
-	`SET application_name = \?; SET idle_in_transaction_session_timeout = 0; SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED`,
+	`SET application_name = \?; SET idle_in_transaction_session_timeout = 0; SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED(; SET transaction_timeout = 0)?`,
 )
 
 func compileAll(list ...string) []*regexp.Regexp {

@@ -63,18 +63,8 @@ func TestTheServersCertificateIsVerified(t *testing.T) {
 		}
 		return path
 	}
-	start := func(cert, key []byte) *servers.Postgres {
-		own, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{Cert: cert, Key: key})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = own.Close() })
-		if err := prepare(t.Context(), own); err != nil {
-			t.Fatal(err)
-		}
-		return own
-	}
-	own, misnamed := start(cert, key), start(otherCert, otherKey)
+	own := ownServer(t, servers.PostgresConfig{Cert: cert, Key: key})
+	misnamed := ownServer(t, servers.PostgresConfig{Cert: otherCert, Key: otherKey})
 	caFile, otherFile := file("ca", ca), file("other", otherCA)
 	for name, c := range map[string]struct {
 		server     *servers.Postgres
@@ -120,14 +110,7 @@ func TestTheServersCertificateIsVerified(t *testing.T) {
 // A cluster of two loses its primary. What was minted on the one is taken back
 // on the other, which is the same system; and who is led to a standby is told.
 func TestAFailoverToAStandbyIsFollowed(t *testing.T) {
-	first, err := servers.StartPostgres(t.Context(), servers.PostgresConfig{Settings: map[string]string{"wal_keep_size": "64MB"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = first.Close() })
-	if err := prepare(t.Context(), first); err != nil {
-		t.Fatal(err)
-	}
+	first := ownServer(t, servers.PostgresConfig{})
 	second, err := first.StartStandby(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ func (r *revocation) reassign(ctx context.Context, c *conn) error {
 		return &serverError{codeNoRight, printable(err.Error())} // it became too great since the lease was opened
 	}
 	for moved := 1; moved > 0; { // a table that others refer to can go after them
-		list, err := rows[inert](ctx, c, inertQuery, r.oid, 0, harmlessDefault)
+		list, err := rows[inert](ctx, c, inertQuery, r.oid, 0, harmlessDefault, to)
 		if err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ func (r *revocation) handOver(ctx context.Context, c *conn, o inert, to string) 
 		if err := c.exec(ctx, begin); err != nil {
 			return err
 		}
-		still, err := rows[inert](ctx, c, inertQuery, r.oid, o.OID, harmlessDefault)
+		still, err := rows[inert](ctx, c, inertQuery, r.oid, o.OID, harmlessDefault, to)
 		if err == nil && len(still) == 0 {
 			err = errNoLongerInert
 		}
@@ -70,15 +70,16 @@ func (r *revocation) handOver(ctx context.Context, c *conn, o inert, to string) 
 // harmlessDefault matches, as the server writes them with our search_path, the
 // default values that call nothing of anybody's: query_to_xml and its like are
 // the server's own, and run whatever they are given.
-const harmlessDefault = `^(nextval\('([^'\\]|'')*'::regclass\)|-?[0-9.]+|\('?-[0-9.]+'?\)(::[a-z ]+)?|'([^'\\]|'')*'::[a-z ]+(\([0-9,]+\))?(\[\])?|true|false|now\(\)|CURRENT_TIMESTAMP|CURRENT_DATE|gen_random_uuid\(\))$`
+const harmlessDefault = `^(nextval\('([^'\\]|'')*'::regclass\)|-?[0-9.]+|\('?-[0-9.]+'?\)(::[a-z ]+)?|'([^'\\]|'')*'::[a-z ]+(\([0-9,]+\))?(\[\])?|true|false|now\(\)|CURRENT_TIMESTAMP|CURRENT_DATE|(gen_random_uuid|uuidv4|uuidv7)\(\))$`
 
 // inertQuery lists a role's plain tables and free-standing sequences, or one
 // of them. Numbers below 16384 are the server's own: what is above, somebody
 // made. Beside what runs code itself, a table stays where
 //
-//   - others may put a trigger on it, or hand that right on;
-//   - a table that stays refers to it: what cascades to that one may set off
-//     its deferred triggers, with the rights of who began.
+//   - others may put a trigger on it or refer to it, or hand that right on;
+//   - a table that is not the new owner's refers to it: what cascades to that
+//     one may set off its deferred triggers, up to PostgreSQL 17 with the rights
+//     of who began.
 const inertQuery = `
 	SELECT c.oid, 'TABLE', c.oid::regclass::text FROM pg_class c
 	WHERE c.relowner = $1 AND $2::oid IN (0, c.oid) AND c.relkind = 'r' AND c.relpersistence IN ('p', 'u')
@@ -91,14 +92,15 @@ const inertQuery = `
 	  AND NOT EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = c.oid)
 	  AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype NOT IN ('p', 'u', 'f', 'n'))
 	  AND NOT EXISTS (SELECT FROM pg_constraint k JOIN pg_class o ON o.oid = k.conrelid
-	                  WHERE k.confrelid = c.oid AND k.conrelid <> c.oid AND o.relowner = $1)
+	                  WHERE k.confrelid = c.oid AND k.conrelid <> c.oid AND pg_get_userbyid(o.relowner) <> $4)
 	  AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
 	                  AND (attgenerated <> '' OR atttypid >= 16384 OR attcollation >= 16384))
 	  AND NOT EXISTS (SELECT FROM pg_attrdef WHERE adrelid = c.oid AND pg_get_expr(adbin, adrelid) !~ $3)
 	  AND NOT EXISTS (SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid
 	                  AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL OR x.relam >= 16384
 	                       OR EXISTS (SELECT FROM unnest(i.indclass::oid[]) AS k(class) WHERE k.class >= 16384)))
-	  AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee <> c.relowner AND (a.is_grantable OR a.privilege_type IN ('TRIGGER', 'MAINTAIN')))
+	  AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee <> c.relowner AND (a.is_grantable OR a.privilege_type IN ('TRIGGER', 'MAINTAIN', 'REFERENCES')))
+	  AND NOT EXISTS (SELECT FROM pg_attribute t, aclexplode(t.attacl) a WHERE t.attrelid = c.oid AND a.grantee <> c.relowner AND (a.is_grantable OR a.privilege_type = 'REFERENCES'))
 	UNION ALL
 	SELECT c.oid, 'SEQUENCE', c.oid::regclass::text FROM pg_class c
 	WHERE c.relowner = $1 AND $2::oid IN (0, c.oid) AND c.relkind = 'S'

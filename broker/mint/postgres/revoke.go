@@ -274,8 +274,8 @@ func (r *revocation) leaveGroups(ctx context.Context) error {
 
 func (m membership) revokeStatement(version int) string {
 	sql := fmt.Sprintf("REVOKE %s FROM %s", quoteName(m.Group), quoteName(m.Member))
-	if version >= 160000 { // from then on a grant is its grantor's
-		sql += " GRANTED BY " + quoteName(m.Grantor)
+	if version >= 160000 { // from then on a grant is its grantor's, and what was built on it is in its way
+		sql += " GRANTED BY " + quoteName(m.Grantor) + " CASCADE"
 	}
 	return sql
 }
@@ -302,17 +302,32 @@ func (r *revocation) drop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(left) > 0 {
-		return errors.New("it cannot be dropped and is still a member of a group")
+	if err := r.stillIn(left); err != nil {
+		return err
 	}
 	if err := r.tidy(ctx); err != nil {
 		return err
+	}
+	for _, m := range left { // nobody gains by it: the user has no rights to lend
+		r.why = append(r.why, printable(fmt.Sprintf("%q is a member of it, granted by %q", m.Member, m.Grantor)))
 	}
 	err = r.exec(ctx, "DROP ROLE "+r.name)
 	if codeOf(err) != codeDependents {
 		return err
 	}
 	return r.keep(ctx)
+}
+
+// stillIn refuses to count a user as taken back that could not be got out of a
+// group: what it owns, such as a routine, would go on lending the group's rights.
+func (r *revocation) stillIn(left []membership) error {
+	var faults []error
+	for _, m := range left {
+		if m.Member == string(r.handle) {
+			faults = append(faults, fmt.Errorf("it owns something and is still a member of %q: %q granted that, and has to revoke it", m.Group, m.Grantor))
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // keep writes onto the role why it is still there.

@@ -137,8 +137,8 @@ func TestMembershipsAreWrittenForTheServersVersion(t *testing.T) {
 	for version, want := range map[int][2]string{
 		120000: {`GRANT "dp_a" TO CURRENT_USER`, `REVOKE "g""x" FROM "dp_a"`},
 		150020: {`GRANT "dp_a" TO CURRENT_USER`, `REVOKE "g""x" FROM "dp_a"`},
-		160000: {`GRANT "dp_a" TO CURRENT_USER WITH INHERIT TRUE, SET TRUE`, `REVOKE "g""x" FROM "dp_a" GRANTED BY "Some One"`},
-		180001: {`GRANT "dp_a" TO CURRENT_USER WITH INHERIT TRUE, SET TRUE`, `REVOKE "g""x" FROM "dp_a" GRANTED BY "Some One"`},
+		160000: {`GRANT "dp_a" TO CURRENT_USER WITH INHERIT TRUE, SET TRUE`, `REVOKE "g""x" FROM "dp_a" GRANTED BY "Some One" CASCADE`},
+		180001: {`GRANT "dp_a" TO CURRENT_USER WITH INHERIT TRUE, SET TRUE`, `REVOKE "g""x" FROM "dp_a" GRANTED BY "Some One" CASCADE`},
 	} {
 		if got := [2]string{become(version, "dp_a"), m.revokeStatement(version)}; got != want {
 			t.Errorf("%d: got %q", version, got)

@@ -102,7 +102,7 @@ func grantsQuery(version int) string {
 			WHEN 'pg_tablespace'::regclass THEN (SELECT 'TABLESPACE ' || quote_ident(spcname) FROM pg_tablespace WHERE oid = s.objid)
 			WHEN 'pg_default_acl'::regclass THEN (SELECT 'DEFAULT FOR ROLE ' || quote_ident(pg_get_userbyid(defaclrole))
 				|| coalesce(' IN SCHEMA ' || quote_ident((SELECT nspname FROM pg_namespace n WHERE n.oid = defaclnamespace)), '')
-				|| ' REVOKE ALL ON ' || CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END
+				|| ' REVOKE ALL ON ' || CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' WHEN 'L' THEN 'LARGE OBJECTS' ELSE 'SCHEMAS' END
 				FROM pg_default_acl WHERE oid = s.objid)
 			` + parameters + ` END AS object
 		FROM pg_shdepend s
