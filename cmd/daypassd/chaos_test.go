@@ -151,6 +151,17 @@ func (r *rig) allJournalled(c *checker, brokers []*broker1) {
 	}
 }
 
+// sideBySide runs tests at the same time, in the place of one that is parallel
+// to others: they wait for most of it.
+func sideBySide(t *testing.T, tests map[string]func(t *testing.T)) {
+	t.Parallel()
+	var all sync.WaitGroup
+	for name, test := range tests {
+		all.Go(func() { t.Run(name, test) })
+	}
+	all.Wait()
+}
+
 func TestCredentialsEndInTimeWhateverBefallsBrokersAndServer(t *testing.T) {
 	sideBySide(t, map[string]func(t *testing.T){"PostgreSQL": endureOnPostgres, "MariaDB": endureOnMariaDB})
 }

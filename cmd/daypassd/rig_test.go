@@ -75,17 +75,6 @@ func newRig(t *testing.T) *rig {
 	return openRig(t)
 }
 
-// sideBySide runs tests at the same time, in the place of one that is parallel
-// to others: they wait for most of it.
-func sideBySide(t *testing.T, tests map[string]func(t *testing.T)) {
-	t.Parallel()
-	var all sync.WaitGroup
-	for name, test := range tests {
-		all.Go(func() { t.Run(name, test) })
-	}
-	all.Wait()
-}
-
 // bareRig is one without a database.
 func bareRig(t *testing.T) *rig {
 	t.Helper()
