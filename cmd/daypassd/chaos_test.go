@@ -17,15 +17,16 @@ import (
 
 // issueShort has a broker make a user that lives for so long, and tells the
 // checker. It tries until it succeeds, or the context ends.
-func (r *rig) issueShort(ctx context.Context, b *broker1, w *watched, ttl time.Duration, keep bool) {
+func (r *rig) issueShort(ctx context.Context, b *broker1, w *watched, grant string, ttl time.Duration, keep bool) answer {
 	for ctx.Err() == nil {
-		status, a := b.exchange(r.token(b, nil), map[string]any{"name": "orders-db", "ttl": ttl.String()})
+		status, a := b.exchange(r.token(b, nil), map[string]any{"name": grant, "ttl": ttl.String()})
 		if status == http.StatusOK {
 			w.knows(a.field(0, "url"), keep)
-			return
+			return a
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
+	return answer{}
 }
 
 // hog takes every connection that the server gives to ordinary users, and
@@ -50,13 +51,16 @@ func (r *rig) hog() (int, func()) {
 	}
 }
 
-// troubles are what befalls a server and a broker, one after the other.
-func (r *rig) troubles(first *broker1, w *watched) {
+// A trouble is what befalls a server or a broker.
+type trouble struct {
+	name string
+	do   func() error
+}
+
+// postgresTroubles come one after the other.
+func (r *rig) postgresTroubles(first *broker1) []trouble {
 	ctx := r.t.Context()
-	for _, trouble := range []struct {
-		name string
-		do   func() error
-	}{
+	return []trouble{
 		{"the broker is killed", func() error { first.kill(); first.start(); return nil }},
 		{"the server restarts", func() error { return r.pg.Restart(ctx) }},
 		{"the server crashes", func() error { return errors.Join(r.pg.Kill(), r.pg.Start(ctx)) }},
@@ -82,63 +86,98 @@ func (r *rig) troubles(first *broker1, w *watched) {
 			time.Sleep(5 * time.Second)
 			return errors.Join(err, r.pg.Promote(ctx))
 		}},
-	} {
-		if err := trouble.do(); err != nil {
-			r.t.Errorf("%s: %v", trouble.name, err)
-		}
-		w.excuse()
-		time.Sleep(5 * time.Second)
 	}
 }
 
+// endure has jobs get credentials, one after the other, each with its own life,
+// while troubles come, and waits until all have ended. Each grant is of the
+// checker's server with its number.
+func (r *rig) endure(c *checker, brokers []*broker1, grants []string, troubles []trouble) {
+	r.t.Helper()
+	ctx, stop := context.WithCancel(r.t.Context())
+	audited := make(chan int, 1)
+	go func() { audited <- r.auditBooks(ctx.Done(), c, brokers...) }()
+	issuing, enough := context.WithCancel(r.t.Context())
+	var jobs sync.WaitGroup
+	for i := range 4 {
+		server := i / 2 % len(grants)
+		jobs.Go(func() {
+			for n := 0; issuing.Err() == nil; n++ {
+				r.issueShort(issuing, brokers[i%2], c.servers[server], grants[server], time.Duration(4+7*i+n%5)*time.Second, n%2 == 0)
+				time.Sleep(4 * time.Second)
+			}
+		})
+	}
+	for _, trouble := range troubles {
+		if err := trouble.do(); err != nil {
+			r.t.Errorf("%s: %v", trouble.name, err)
+		}
+		for _, w := range c.servers {
+			w.excuse()
+		}
+		time.Sleep(5 * time.Second)
+	}
+	enough()
+	jobs.Wait()
+	c.finish()
+	stop()
+	if n := <-audited; n < 10 {
+		r.t.Errorf("journals and books were compared %d times only", n)
+	}
+	r.allJournalled(c, brokers)
+}
+
+// allJournalled holds that who was made has an intent, and who was delivered is
+// issued; and that there were enough of them.
+func (r *rig) allJournalled(c *checker, brokers []*broker1) {
+	r.t.Helper()
+	l := readLedger(r.t, brokers...)
+	for user := range c.users() {
+		if !l.intents[user] {
+			r.t.Errorf("%s was made without an intent", user)
+		}
+	}
+	known, logins := 0, 0
+	for _, w := range c.servers {
+		known, logins = known+len(w.known), logins+w.logins
+		for user := range w.known {
+			if l.leaseOf[user] == "" {
+				r.t.Errorf("%s was delivered and is not journalled as issued", user)
+			}
+		}
+	}
+	if known < 30 || logins < 3*known {
+		r.t.Errorf("only %d credentials were tried %d times", known, logins)
+	}
+}
+
+// sideBySide runs tests at the same time, in the place of one that is parallel
+// to others: they wait for most of it.
+func sideBySide(t *testing.T, tests map[string]func(t *testing.T)) {
+	t.Parallel()
+	var all sync.WaitGroup
+	for name, test := range tests {
+		all.Go(func() { t.Run(name, test) })
+	}
+	all.Wait()
+}
+
 func TestCredentialsEndInTimeWhateverBefallsBrokersAndServer(t *testing.T) {
-	r := newRig(t)
+	sideBySide(t, map[string]func(t *testing.T){"PostgreSQL": endureOnPostgres, "MariaDB": endureOnMariaDB})
+}
+
+func endureOnPostgres(t *testing.T) {
+	r := openRig(t)
 	r.withRedis()
 	plantForeign(t, r.pg.AdminURL("postgres"))
 	r.sql(`CREATE ROLE hog LOGIN PASSWORD 'hog'`)
 	before := foreignHash(t, r.pg.AdminURL("postgres"))
 	brokers := []*broker1{r.broker("a", "redis"), r.broker("b", "redis")}
 	brokers[0].fresh(map[string]any{"name": "orders-db", "ttl": "5s"})
-	c := watchOver(t, true, r.pg.AdminURL("postgres"))
-	w := c.pgs[0]
-
-	ctx, stop := context.WithCancel(t.Context())
-	audited := make(chan int, 1)
-	go func() { audited <- r.auditBooks(ctx.Done(), c, brokers...) }()
-	issuing, enough := context.WithCancel(t.Context())
-	var jobs sync.WaitGroup
-	for i := range 4 { // a job after the other, each with its own life
-		jobs.Go(func() {
-			for n := 0; issuing.Err() == nil; n++ {
-				r.issueShort(issuing, brokers[i%2], w, time.Duration(4+7*i+n%5)*time.Second, n%2 == 0)
-				time.Sleep(4 * time.Second)
-			}
-		})
-	}
-	r.troubles(brokers[0], w)
-	enough()
-	jobs.Wait()
-	c.finish()
-	stop()
-	if n := <-audited; n < 10 {
-		t.Errorf("journals and books were compared %d times only", n)
-	}
+	c := watchOver(t, true, onPostgres(r.pg.AdminURL("postgres")))
+	r.endure(c, brokers, []string{"orders-db"}, r.postgresTroubles(brokers[0]))
 	if left := r.sql(`SELECT rolname::text FROM pg_roles WHERE rolname ~ '^dp_test_[0-9a-z]{6}_[a-z2-7]{12}$' AND rolname !~ '\n'`); len(left) > 0 {
 		t.Errorf("left are %v", left)
-	}
-	if len(w.known) < 30 || w.logins < 3*len(w.known) {
-		t.Errorf("only %d credentials were tried %d times", len(w.known), w.logins)
-	}
-	l := readLedger(t, brokers...)
-	for user := range c.users() {
-		if !l.intents[user] {
-			t.Errorf("%s was made without an intent", user)
-		}
-	}
-	for user := range w.known {
-		if l.leaseOf[user] == "" {
-			t.Errorf("%s was delivered and is not journalled as issued", user)
-		}
 	}
 	if foreignHash(t, r.pg.AdminURL("postgres")) != before {
 		t.Error("a role that is not ours was touched")
@@ -203,10 +242,10 @@ func TestAThousandCredentialsEndInTimeThoughRedisForgotThemAll(t *testing.T) {
 			r.write("policies/shop.yaml", rigPolicy+allow)
 			b := r.changed("one", "redis", func(c string) string { return c + grants })
 			b.fresh(map[string]any{"name": "orders-db", "ttl": "5s"})
-			c := watchOver(t, false, r.pg.AdminURL("postgres"))
+			c := watchOver(t, false, onPostgres(r.pg.AdminURL("postgres")))
 			began := time.Now()
 			const ttl = 50 * time.Second
-			r.fill(b, c.pgs[0], exchanges, each, ttl)
+			r.fill(b, c.servers[0], exchanges, each, ttl)
 			live := r.sql(`SELECT rolname::text FROM pg_roles WHERE rolname ~ '^dp_test_' AND rolvaliduntil > clock_timestamp()`)
 			t.Logf("%d credentials live after %.1f s", len(live), time.Since(began).Seconds())
 			if len(live) < exchanges*each {

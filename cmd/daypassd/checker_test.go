@@ -2,19 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // grace is how long past its expiry, by the database's clock, a credential may
@@ -26,10 +21,31 @@ const grace = 30
 // something, goes by the database's clock, and shares no code with the broker:
 // what names mean and what a journal says it reads for itself.
 type checker struct {
-	t    *testing.T
-	stop context.CancelFunc
-	done sync.WaitGroup
-	pgs  []*watched
+	t       *testing.T
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+	servers []*watched
+}
+
+// An engine is what a checker has to know of one sort of database. Each watched
+// server has one of its own.
+type engine interface {
+	look(ctx context.Context) (sight, error)              // as its administrator
+	login(ctx context.Context, url string) (visit, error) // with a credential
+	turnedAway(err error) bool                            // the server knows no such login; it is not just down, or full
+}
+
+// A visit is a session of somebody who was issued something.
+type visit interface {
+	clock(ctx context.Context) (int64, error) // the server's, which a session that has ended cannot say
+	close()
+}
+
+// sight is what there is of ours at one moment.
+type sight struct {
+	now      int64           // the server's clock
+	users    map[string]bool // by name; true: may log in
+	sessions []string        // whose they are, with or without a user that is still there
 }
 
 // everySecond is how often a checker looks, and logs in.
@@ -37,16 +53,16 @@ const everySecond = time.Second
 
 // watched is one database server under a checker's eyes.
 type watched struct {
+	engine
 	c     *checker
-	admin string
 	eager bool // log in with every credential each second, not only when it has ended
 
 	mu      sync.Mutex // guards what follows
 	known   map[string]*held
-	seen    map[string]uint32 // every user of ours that was ever there, and its oid
-	now     []string          // those that could log in at the last look
-	faults  map[string]bool
-	excused int64 // by the database's clock: until then it could not be reached, or nobody was there to reach it
+	seen    map[string]bool  // every user of ours that was ever there
+	now     []string         // those that could log in at the last look
+	faults  map[string]int64 // how many seconds too late something still was, at the worst
+	excused int64            // by the database's clock: until then it could not be reached, or nobody was there to reach it
 	looks   int
 	logins  int
 	lastOK  time.Time
@@ -57,7 +73,7 @@ type watched struct {
 type held struct {
 	user, url string
 	expires   int64
-	session   *pgx.Conn // left open, to see it end
+	session   visit // left open, to see it end
 	keep      bool
 	over      bool // it was tried after its time, and there is nothing more to see
 }
@@ -74,36 +90,37 @@ func expiryOf(name string) (int64, bool) {
 	return unix, err == nil
 }
 
-// watchOver starts a checker over the servers that these administrators lead to.
-func watchOver(t *testing.T, eager bool, admins ...string) *checker {
+// watchOver starts a checker over servers.
+func watchOver(t *testing.T, eager bool, engines ...engine) *checker {
 	ctx, stop := context.WithCancel(context.Background())
 	c := &checker{t: t, stop: stop}
-	for _, admin := range admins {
-		w := &watched{c: c, admin: admin, eager: eager, known: map[string]*held{}, seen: map[string]uint32{}, faults: map[string]bool{}}
-		c.pgs = append(c.pgs, w)
-		c.done.Go(func() { every(ctx, w.look) })
-		c.done.Go(func() { every(ctx, w.login); w.hangUp() })
+	for _, e := range engines {
+		w := &watched{engine: e, c: c, eager: eager, known: map[string]*held{}, seen: map[string]bool{}, faults: map[string]int64{}}
+		c.servers = append(c.servers, w)
+		c.done.Go(func() { every(ctx, w.watch) })
+		c.done.Go(func() { every(ctx, w.tryAll); w.hangUp() })
 	}
 	t.Cleanup(func() { stop(); c.done.Wait() })
 	return c
 }
 
 // knows tells the checker of a credential. With keep it holds a session open.
-func (w *watched) knows(url string, keep bool) {
-	config, err := pgx.ParseConfig(url)
+func (w *watched) knows(login string, keep bool) {
+	u, err := url.Parse(login)
 	if err != nil {
 		w.c.t.Errorf("a credential that is no URL: %v", err)
 		return
 	}
-	expires, ours := expiryOf(config.User)
+	user := u.User.Username()
+	expires, ours := expiryOf(user)
 	if !ours {
-		w.c.t.Errorf("a credential with a name that is not ours: %s", config.User)
+		w.c.t.Errorf("a credential with a name that is not ours: %s", user)
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.known[config.User] == nil {
-		w.known[config.User] = &held{user: config.User, url: url, expires: expires, keep: keep}
+	if w.known[user] == nil {
+		w.known[user] = &held{user: user, url: login, expires: expires, keep: keep}
 	}
 }
 
@@ -131,15 +148,16 @@ func every(ctx context.Context, do func(context.Context)) {
 func (w *watched) hangUp() {
 	for _, h := range w.known {
 		if h.session != nil {
-			_ = h.session.Close(context.Background())
+			h.session.close()
 		}
 	}
 }
 
-func (w *watched) fault(format string, args ...any) {
+// fault notes what was still there so long after the expiry.
+func (w *watched) fault(what string, after int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.faults[fmt.Sprintf(format, args...)] = true
+	w.faults[what] = max(w.faults[what], after)
 }
 
 // late reports whether something may not be there any more.
@@ -149,68 +167,44 @@ func (w *watched) late(expires, now int64) bool {
 	return now > max(expires, w.excused)+grace
 }
 
-// look reads the server's own lists: who may log in, and who is.
-func (w *watched) look(ctx context.Context) {
+// watch reads the server's own lists. A server that cannot be asked is no fault
+// by itself; what is found when it can be again may be one.
+func (w *watched) watch(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, w.admin)
-	if err != nil {
-		return // it is down, or full; what is late then is still late afterwards
+	if s, err := w.look(ctx); err == nil {
+		w.judge(s)
 	}
-	defer conn.Close(context.Background())
-	var now int64
-	var users, sessions []string
-	err = errors.Join(
-		conn.QueryRow(ctx, `SELECT array(SELECT rolname || ' ' || oid || ' ' || rolcanlogin FROM pg_roles WHERE starts_with(rolname, 'dp_'))`).Scan(&users),
-		conn.QueryRow(ctx, `SELECT array(SELECT usesysid || ' ' || pid FROM pg_stat_get_activity(NULL) WHERE usesysid IS NOT NULL)`).Scan(&sessions),
-		conn.QueryRow(ctx, `SELECT floor(extract(epoch FROM clock_timestamp()))::bigint`).Scan(&now))
-	if err != nil {
-		return
-	}
-	w.judge(users, sessions, now)
 }
 
-func (w *watched) judge(users, sessions []string, now int64) {
+func (w *watched) judge(s sight) {
 	w.mu.Lock()
 	if !w.lastOK.IsZero() {
 		w.gap = max(w.gap, time.Since(w.lastOK))
 	}
 	w.lastOK, w.looks, w.now = time.Now(), w.looks+1, nil
-	byOID := map[string]string{}
-	for _, u := range users {
-		var name, oid string
-		var login bool
-		_, _ = fmt.Sscan(u, &name, &oid, &login)
-		if _, ours := expiryOf(name); ours {
-			n, _ := strconv.ParseUint(oid, 10, 32)
-			w.seen[name] = uint32(n)
-			if login {
-				w.now = append(w.now, name)
-			}
+	for name, login := range s.users {
+		w.seen[name] = true
+		if login {
+			w.now = append(w.now, name)
 		}
-	}
-	for name, oid := range w.seen { // a session may outlive its user's row
-		byOID[fmt.Sprint(oid)] = name
 	}
 	may := slices.Clone(w.now)
 	w.mu.Unlock()
 	for _, name := range may {
-		if expires, _ := expiryOf(name); w.late(expires, now) {
-			w.fault("%s may log in %d s after its expiry", name, now-expires)
+		if expires, _ := expiryOf(name); w.late(expires, s.now) {
+			w.fault(name+" may log in", s.now-expires)
 		}
 	}
-	for _, s := range sessions {
-		oid, _, _ := strings.Cut(s, " ")
-		if name, ours := byOID[oid]; ours {
-			if expires, _ := expiryOf(name); w.late(expires, now) {
-				w.fault("%s has a session %d s after its expiry", name, now-expires)
-			}
+	for _, name := range s.sessions {
+		if expires, _ := expiryOf(name); w.late(expires, s.now) {
+			w.fault(name+" has a session", s.now-expires)
 		}
 	}
 }
 
-// login tries the credentials, some at a time.
-func (w *watched) login(ctx context.Context) {
+// tryAll tries the credentials, some at a time.
+func (w *watched) tryAll(ctx context.Context) {
 	w.mu.Lock()
 	all := slices.Collect(maps.Values(w.known))
 	w.mu.Unlock()
@@ -238,54 +232,40 @@ func (w *watched) try(ctx context.Context, h *held) {
 	w.logins++
 	w.mu.Unlock()
 	if h.session != nil {
-		if now, err := clockOf(ctx, h.session); err == nil && w.late(h.expires, now) {
-			w.fault("a session of %s works %d s after its expiry", h.user, now-h.expires)
+		if now, err := h.session.clock(ctx); err == nil && w.late(h.expires, now) {
+			w.fault("a session of "+h.user+" works", now-h.expires)
 		} else if err != nil {
-			_ = h.session.Close(context.Background())
+			h.session.close()
 			h.session = nil
 		}
 		if !w.eager {
 			return
 		}
 	}
-	conn, err := pgx.Connect(ctx, h.url)
+	v, err := w.login(ctx, h.url)
 	if err != nil {
-		// Said by the server, and not because it is down or full.
-		if code := sqlState(err); (code == "28P01" || code == "28000") && time.Now().Unix() > h.expires+grace {
+		if w.turnedAway(err) && time.Now().Unix() > h.expires+grace {
 			w.mu.Lock()
 			h.over = h.session == nil
 			w.mu.Unlock()
 		}
 		return
 	}
-	now, err := clockOf(ctx, conn)
+	now, err := v.clock(ctx)
 	if err == nil && w.late(h.expires, now) {
-		w.fault("%s logged in %d s after its expiry", h.user, now-h.expires)
+		w.fault(h.user+" logged in", now-h.expires)
 	}
 	if h.keep && h.session == nil && err == nil {
-		h.session = conn
+		h.session = v
 		return
 	}
-	_ = conn.Close(ctx)
-}
-
-func sqlState(err error) string {
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pg.Code
-	}
-	return ""
-}
-
-func clockOf(ctx context.Context, conn *pgx.Conn) (int64, error) {
-	var now int64
-	err := conn.QueryRow(ctx, `SELECT floor(extract(epoch FROM clock_timestamp()))::bigint`).Scan(&now)
-	return now, err
+	v.close()
 }
 
 // last is when the last credential that was ever seen must be gone.
 func (c *checker) last() time.Time {
 	var last int64
-	for _, w := range c.pgs {
+	for _, w := range c.servers {
 		w.mu.Lock()
 		for name := range w.seen {
 			expires, _ := expiryOf(name)
@@ -301,7 +281,7 @@ func (c *checker) last() time.Time {
 func (c *checker) finish() {
 	c.t.Helper()
 	time.Sleep(time.Until(c.last()) + 2500*time.Millisecond)
-	for _, w := range c.pgs {
+	for _, w := range c.servers {
 		for deadline := time.Now().Add(90 * time.Second); w.pending() > 0 && time.Now().Before(deadline); {
 			time.Sleep(200 * time.Millisecond)
 		}
@@ -311,9 +291,9 @@ func (c *checker) finish() {
 	}
 	c.stop()
 	c.done.Wait()
-	for i, w := range c.pgs {
+	for i, w := range c.servers {
 		for _, f := range slices.Sorted(maps.Keys(w.faults)) {
-			c.t.Errorf("server %d: %s", i, f)
+			c.t.Errorf("server %d: %s %d s after its expiry", i, f, w.faults[f])
 		}
 		c.t.Logf("server %d: %d users seen, %d credentials known, %d looks, longest gap %.1f s, %d logins tried", i, len(w.seen), len(w.known), w.looks, w.gap.Seconds(), w.logins)
 		if w.looks == 0 {
@@ -337,7 +317,7 @@ func (w *watched) pending() int {
 // users is every user of ours that was ever seen.
 func (c *checker) users() map[string]bool {
 	all := map[string]bool{}
-	for _, w := range c.pgs {
+	for _, w := range c.servers {
 		w.mu.Lock()
 		for name := range w.seen {
 			all[name] = true
@@ -345,61 +325,4 @@ func (c *checker) users() map[string]bool {
 		w.mu.Unlock()
 	}
 	return all
-}
-
-// foreignRoles are not ours, however alike they look: another deployment, a
-// letter more or less, another alphabet, another case, a name around ours.
-var foreignRoles = []string{
-	"dp_prod_t0aaaa_aaaaaaaaaaaa", "dp_test_t0aaaa_aaaaaaaaaaaaa", "dp_test_t0aaaa_aaaaaaaaaaa", "dp_test_t0aaaa_aaaaaaaaaa01", "DP_TEST_T0AAAA_AAAAAAAAAAAA",
-	"dp_test_t0aaaa_aaaaaaaaaaa\n", "xdp_test_t0aaaa_aaaaaaaaaaaa", "dp_test_t0aaaa_aaaaaaaaaaaa_backup", "dp-test-t0aaaa-aaaaaaaaaaaa", "dp_test__aaaaaaaaaaaa", `dp_test_t0aaaa_"aaaaaaaaaaa`,
-	"dp_test_t0aa_aaaaaaaaaaaa", "alice", "payments_app",
-}
-
-// plantForeign makes them, some with a login and a password, an owner's things
-// and a place in our group, and long past their own end.
-func plantForeign(t *testing.T, admin string) {
-	t.Helper()
-	conn := mustConnect(t, admin)
-	for i, name := range foreignRoles {
-		quoted := pgx.Identifier{name}.Sanitize()
-		attributes := []string{"LOGIN PASSWORD 'theirs'", "NOLOGIN", "LOGIN PASSWORD 'theirs' VALID UNTIL '2020-01-01'"}[i%3]
-		for _, sql := range []string{"CREATE ROLE " + quoted + " " + attributes, "GRANT orders_rw TO " + quoted, "COMMENT ON ROLE " + quoted + ` IS '{"by":"daypass"}'`} {
-			if _, err := conn.Exec(t.Context(), sql); err != nil {
-				t.Fatalf("%s: %v", sql, err)
-			}
-		}
-	}
-}
-
-// foreignHash is of every row that tells of a role that is not ours.
-func foreignHash(t *testing.T, admin string) string {
-	t.Helper()
-	conn := mustConnect(t, admin)
-	var hash string
-	var roles int
-	if err := conn.QueryRow(context.Background(), `
-		WITH theirs AS (SELECT * FROM pg_authid WHERE rolname !~ '^dp_test_[0-9a-z]{6}_[a-z2-7]{12}$' OR rolname LIKE E'%\n')
-		SELECT md5(concat((SELECT string_agg(t::text, ' ' ORDER BY oid) FROM theirs t),
-			(SELECT string_agg(m::text, ' ' ORDER BY m::text) FROM pg_auth_members m WHERE member IN (SELECT oid FROM theirs)),
-			(SELECT string_agg(d::text, ' ' ORDER BY d::text) FROM pg_shdescription d WHERE objoid IN (SELECT oid FROM theirs)),
-			(SELECT string_agg(s::text, ' ' ORDER BY s::text) FROM pg_db_role_setting s WHERE setrole IN (SELECT oid FROM theirs)))),
-			(SELECT count(*)::int FROM theirs)`).Scan(&hash, &roles); err != nil {
-		t.Fatal(err)
-	}
-	if roles < len(foreignRoles) {
-		t.Errorf("of %d foreign roles %d are left", len(foreignRoles), roles)
-	}
-	return hash
-}
-
-func mustConnect(t *testing.T, url string) *pgx.Conn {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return conn
 }

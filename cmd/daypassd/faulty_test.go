@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"os/signal"
 	"strings"
@@ -232,14 +231,4 @@ func (d *daemon) wrap(f *mishaps) error {
 		return err
 	}
 	return d.openHandlers(context.Background(), process{})
-}
-
-// behindWire is an administrator's URL that leads through a wire.
-func behindWire(f *mishaps, admin string) (string, error) {
-	u, err := url.Parse(admin)
-	if err != nil {
-		return "", err
-	}
-	u.Host, err = startWire(f, u.Host)
-	return u.String(), err
 }

@@ -103,7 +103,7 @@ func redisCount(in *bufio.Reader, sign byte) (int, error) {
 // ended, and that the books do not know.
 func (r *rig) unknown(c *checker, brokers ...*broker1) ([]string, error) {
 	live := map[string]bool{}
-	for _, w := range c.pgs {
+	for _, w := range c.servers {
 		w.mu.Lock()
 		for _, name := range w.now {
 			live[name] = true

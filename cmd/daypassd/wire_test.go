@@ -2,23 +2,31 @@ package main
 
 import (
 	"bytes"
-	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"regexp"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// A wire stands between a broker and its PostgreSQL, reads what goes to the
+// A wire stands between a broker and its database, reads what goes to the
 // server message by message, and fails at the statements that make up a mint
 // or a revocation: before the server gets one, or after it did what the
 // statement says and before anybody hears of it.
 type wire struct {
 	f      *mishaps
 	server string
+	speaks func() dialect
+}
+
+// A dialect is how one client talks to a server.
+type dialect interface {
+	next(r io.Reader) ([]byte, error) // reads a message
+	statement(message []byte) string  // what it tells the server to run, or ""
+	steps() map[string]step           // by the name of their point
 }
 
 // A step is a statement at which a wire may fail.
@@ -27,27 +35,34 @@ type step struct {
 	after     bool // the server has done it
 }
 
-// wireSteps are the steps inside the server, by the name of their point.
-var wireSteps = map[string]step{
-	"mint-created":     {regexp.MustCompile(`^COMMIT$`), false}, // all is done but the commit
-	"mint-committed":   {regexp.MustCompile(`^COMMIT$`), true},
-	"revoke-disabled":  {regexp.MustCompile(`ALTER ROLE "dp_\w+" NOLOGIN`), true},
-	"revoke-ended":     {regexp.MustCompile(`pg_terminate_backend`), true},
-	"revoke-ungrouped": {regexp.MustCompile(`REVOKE "orders_rw" FROM`), true},
-	"revoke-tidied":    {regexp.MustCompile(`DROP OWNED BY`), true},
-	"revoke-undropped": {regexp.MustCompile(`DROP ROLE "dp_`), false},
-	"revoke-dropped":   {regexp.MustCompile(`DROP ROLE "dp_`), true},
+// dialects are those of the URLs that administrators have.
+var dialects = map[string]func() dialect{
+	"postgres": func() dialect { return &postgresDialect{prepared: map[string]string{}} },
+	"mysql":    func() dialect { return mariaDialect{} },
 }
 
 var namesUser = regexp.MustCompile(`dp_test_[0-9a-z]{6}_[a-z2-7]{12}`)
 
+// behindWire is an administrator's URL that leads through a wire.
+func behindWire(f *mishaps, admin string) (string, error) {
+	u, err := url.Parse(admin)
+	if err != nil {
+		return "", err
+	}
+	speaks := dialects[u.Scheme]
+	if speaks == nil {
+		return "", fmt.Errorf("no wire speaks %q", u.Scheme)
+	}
+	u.Host, err = startWire(&wire{f, u.Host, speaks})
+	return u.String(), err
+}
+
 // startWire listens before a server and returns where.
-func startWire(f *mishaps, server string) (string, error) {
+func startWire(w *wire) (string, error) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
-	w := &wire{f, server}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -62,11 +77,11 @@ func startWire(f *mishaps, server string) (string, error) {
 
 // line is one connection.
 type line struct {
+	dialect
 	f              *mishaps
 	client, server net.Conn
 	armed          atomic.Pointer[string] // how to fail when the server answers next
 	user           string                 // whom the last statement that named one was about
-	prepared       map[string]string      // statements by name
 	cut            sync.Once
 }
 
@@ -76,7 +91,7 @@ func (w *wire) join(client net.Conn) {
 		_ = client.Close()
 		return
 	}
-	l := &line{f: w.f, client: client, server: server, prepared: map[string]string{}}
+	l := &line{dialect: w.speaks(), f: w.f, client: client, server: server}
 	go func() { l.down(); l.end() }()
 	l.up()
 	l.end()
@@ -114,13 +129,10 @@ func survives(way string) bool {
 	return way != faultError
 }
 
-// up passes on what the broker says: a greeting, and then messages.
+// up passes on what the broker says.
 func (l *line) up() {
-	if m, err := readMessage(l.client, 0); err != nil || !l.pass(m) {
-		return
-	}
 	for {
-		m, err := readMessage(l.client, 1)
+		m, err := l.next(l.client)
 		if err != nil {
 			return
 		}
@@ -134,15 +146,10 @@ func (l *line) up() {
 		case way != "" && !survives(way):
 			return
 		}
-		if !l.pass(m) {
+		if _, err := l.server.Write(m); err != nil {
 			return
 		}
 	}
-}
-
-func (l *line) pass(m []byte) bool {
-	_, err := l.server.Write(m)
-	return err == nil
 }
 
 // due says whether a message is a statement to fail at.
@@ -151,7 +158,7 @@ func (l *line) due(m []byte) (way string, after bool) {
 	if l.user == "" || sql == "" {
 		return "", false
 	}
-	for point, s := range wireSteps {
+	for point, s := range l.steps() {
 		if s.statement.MatchString(sql) {
 			if way := l.f.due(point, l.user); way != "" {
 				return way, s.after
@@ -161,39 +168,13 @@ func (l *line) due(m []byte) (way string, after bool) {
 	return "", false
 }
 
-// statement is what a message tells the server to run; one that is prepared is
-// run when it is bound.
-func (l *line) statement(m []byte) string {
-	parts := strings.SplitN(string(m[min(5, len(m)):]), "\x00", 3)
-	if len(parts) < 2 {
-		return ""
-	}
-	switch name := parts[0]; m[0] {
-	case 'Q':
-		return parts[0]
-	case 'P':
-		if name == "" {
-			return parts[1]
-		}
-		l.prepared[name] = parts[1]
-	case 'B':
-		return l.prepared[parts[1]]
-	}
-	return ""
-}
-
-// readMessage reads a message whose length stands behind so many bytes.
-func readMessage(r io.Reader, skip int) ([]byte, error) {
-	head := make([]byte, skip+4)
-	if _, err := io.ReadFull(r, head); err != nil {
-		return nil, err
-	}
-	size := binary.BigEndian.Uint32(head[skip:])
-	if size < 4 || size > 16<<20 {
+// readBody reads the rest of a message whose head says how long it is.
+func readBody(r io.Reader, head []byte, size int) ([]byte, error) {
+	if size < 0 || size > 16<<20 {
 		return nil, io.ErrUnexpectedEOF
 	}
 	var m bytes.Buffer
 	m.Write(head)
-	_, err := io.CopyN(&m, r, int64(size)-4)
+	_, err := io.CopyN(&m, r, int64(size))
 	return m.Bytes(), err
 }

@@ -90,7 +90,8 @@ func (m *MariaDB) init(ctx context.Context, files map[string][]byte) error {
 	}
 	if _, err := Run(ctx, Command{
 		Name: "mariadb-install-db", Path: "mariadb-install-db", Dir: m.dir, User: m.account,
-		Args: []string{"--no-defaults", "--datadir=" + m.data(), "--tmpdir=" + m.path("tmp"), "--auth-root-authentication-method=normal", "--skip-test-db"},
+		Args: []string{"--no-defaults", "--datadir=" + m.data(), "--tmpdir=" + m.path("tmp"), "--auth-root-authentication-method=normal", "--skip-test-db",
+			"--innodb-log-file-size=" + logFileSize},
 	}); err != nil {
 		return err
 	}
@@ -139,6 +140,10 @@ func (m *MariaDB) write(name string, content []byte) error {
 	return nil
 }
 
+// logFileSize is small, for what is written anew with each server is most of
+// its folder.
+const logFileSize = "8M"
+
 // Start starts a server that was stopped or killed, on the same port and with
 // the same data.
 func (m *MariaDB) Start(ctx context.Context) error { return m.start(ctx) }
@@ -163,7 +168,7 @@ func (m *MariaDB) start(ctx context.Context, more ...string) error {
 func (m *MariaDB) args() []string {
 	settings := map[string]string{
 		"datadir": m.data(), "tmpdir": m.path("tmp"), "socket": m.Socket(), "port": strconv.Itoa(m.port), "bind-address": "127.0.0.1",
-		"pid-file": m.path("pid"), "skip-name-resolve": "ON", "innodb-buffer-pool-size": "32M",
+		"pid-file": m.path("pid"), "skip-name-resolve": "ON", "innodb-buffer-pool-size": "32M", "innodb-log-file-size": logFileSize,
 		"innodb-flush-log-at-trx-commit": "0", "general-log": "ON", "general-log-file": m.LogPath(), "performance-schema": "OFF",
 	}
 	for name, v := range m.settings {
