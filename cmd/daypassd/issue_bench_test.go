@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -97,7 +98,8 @@ func (e *issueBench) assemble(b *testing.B, files map[string]string) {
 	if e.d, err = assemble(context.Background(), c, p, slog.New(slog.DiscardHandler)); err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { _ = e.d.close(context.Background()) })
+	weight := ballast(os.LookupEnv)
+	b.Cleanup(func() { _ = e.d.close(context.Background()); runtime.KeepAlive(weight) })
 	e.server = httptest.NewServer(e.d.public)
 	b.Cleanup(e.server.Close)
 }

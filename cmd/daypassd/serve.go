@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -81,6 +82,7 @@ func serve(ctx context.Context, c *Config, p process, log *slog.Logger) error {
 	hangup := make(chan os.Signal, 1) // from the first moment: unheard, it would end the process
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	defer runtime.KeepAlive(ballast(p.env))
 	d, err := assemble(ctx, c, p, log)
 	if err != nil {
 		return err
