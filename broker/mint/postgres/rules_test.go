@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/daypass-dev/daypass/broker"
 	"github.com/daypass-dev/daypass/broker/brokertest/servers"
 )
 
@@ -130,7 +131,7 @@ func TestASubscriptionOfAJobStopsWhenItIsTakenBack(t *testing.T) {
 		exec(t, c, "SET ROLE NONE")
 		exec(t, c, fmt.Sprintf("CREATE SUBSCRIPTION s CONNECTION '%s' PUBLICATION all_of_it WITH (connect = false, slot_name = s)", source))
 		exec(t, c, "ALTER SUBSCRIPTION s ENABLE")
-		const workers = "SELECT count(*)::int FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%worker'"
+		const workers = "SELECT count(*)::int FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%worker' AND usesysid IS NOT NULL"
 		works := func(n int) bool {
 			for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 				if ask[int](t, super, workers) == n {
@@ -157,4 +158,55 @@ func TestASubscriptionOfAJobStopsWhenItIsTakenBack(t *testing.T) {
 			t.Errorf("%s: the user is still there", way)
 		}
 	}
+}
+
+// From PostgreSQL 16 on who makes a group may grant it, and is none of it.
+func TestAGroupThatTheAdminHasMadeItselfWillDo(t *testing.T) {
+	own, m := signalServer(t)
+	admin, super := connect(t, own.URL("dpadmin", adminPassword, "app")), connect(t, own.AdminURL("app"))
+	exec(t, admin, "CREATE ROLE made")
+	memberships := func() string {
+		return ask[string](t, super, "SELECT coalesce(string_agg(m::text, ' ' ORDER BY m::text), '') FROM pg_auth_members m WHERE roleid = 'made'::regrole")
+	}
+	before := memberships()
+	u := mint(t, m, orderFor(grant(`{"roles": ["made"]}`), time.Minute))
+	c := connect(t, own.URL(u.env["PGUSER"], u.env["PGPASSWORD"], "app"))
+	for _, sql := range []string{"SET ROLE NONE", "BEGIN", "ALTER ROLE " + string(u.lease.Handle) + " PASSWORD 'known'", "SET ROLE made", "PREPARE TRANSACTION 'mine'"} {
+		exec(t, c, sql)
+	}
+	gone(t, own, m, u)
+	if n := ask[int](t, super, "SELECT count(*)::int FROM pg_prepared_xacts"); n != 0 {
+		t.Errorf("%d prepared transactions are left", n)
+	}
+	if after := memberships(); after != before {
+		t.Errorf("the memberships were %s, and are %s", before, after)
+	}
+}
+
+// What PostgreSQL 18 brought: computed columns that are not stored are code as
+// those that are, and constraints and defaults of its own are not.
+func TestNewSortsOfColumnsAreJudgedAsTheOldOnesAre(t *testing.T) {
+	if major(t) < 18 {
+		return // it has none of them
+	}
+	everyWay(t, func(t *testing.T, m broker.Minter, way string) {
+		u := mint(t, m, orderFor(owning(way), time.Minute))
+		o := unique(u)
+		c := asItself(t, u, "app")
+		for _, sql := range []string{
+			"CREATE SCHEMA %s", "GRANT ALL ON SCHEMA %s TO app_owner", "CREATE TABLE %s.computed (n int, m int GENERATED ALWAYS AS (n + 1) VIRTUAL)",
+			"CREATE TABLE %s.listed (id uuid DEFAULT uuidv7() PRIMARY KEY, n int CONSTRAINT named NOT NULL)",
+			"CREATE TABLE %s.spans (a int4range, b daterange, PRIMARY KEY (a, b WITHOUT OVERLAPS))",
+		} {
+			exec(t, c, strings.ReplaceAll(sql, "%s", o))
+		}
+		revoke(t, m, u)
+		moved := ask[string](t, adminConn(t), "SELECT coalesce(string_agg(relname::text, ' ' ORDER BY relname), '') FROM pg_class WHERE relowner = 'app_owner'::regrole AND relnamespace = to_regnamespace($1) AND relkind = 'r'", o)
+		want := map[bool]string{true: "listed spans"}[strings.HasPrefix(way, "reassign")]
+		if moved != want {
+			t.Errorf("app_owner has %q, want %q", moved, want)
+		}
+		exec(t, adminConn(t), "DROP SCHEMA IF EXISTS "+o+" CASCADE")
+		cleanUp(t, m, u)
+	})
 }

@@ -65,10 +65,21 @@ func (r *revocation) rollBack(ctx context.Context, c *conn, p prepared) error {
 			return err
 		}
 	}
-	if err := c.exec(ctx, "SET ROLE "+quoteName(p.Owner)); err != nil {
+	err := c.exec(ctx, "SET ROLE "+quoteName(p.Owner))
+	if codeOf(err) == codeNoRight && c.version >= 160000 {
+		// A group that the admin has made itself: it may let itself become it,
+		// and from 16 on has to. It keeps nothing of that.
+		group := quoteName(p.Owner)
+		if err := c.exec(ctx, "GRANT "+group+" TO CURRENT_USER WITH INHERIT FALSE, SET TRUE"); err != nil {
+			return err
+		}
+		defer func() { _ = c.exec(ctx, "REVOKE "+group+" FROM CURRENT_USER GRANTED BY CURRENT_USER") }()
+		err = c.exec(ctx, "SET ROLE "+group)
+	}
+	if err != nil {
 		return err
 	}
-	err := c.exec(ctx, "ROLLBACK PREPARED "+quoteText(p.GID))
+	err = c.exec(ctx, "ROLLBACK PREPARED "+quoteText(p.GID))
 	if codeOf(err) == codeNoSuchRole { // this code stands for any object: somebody else ended it
 		err = nil
 	}
