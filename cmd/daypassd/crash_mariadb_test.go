@@ -67,13 +67,13 @@ func (*mariaField) work(x *crash, p point, a answer) {
 		v, err = visitMariaDB(ctx, a.field(0, "url"))
 	}
 	if err != nil {
-		x.t.Errorf("%s: a credential that was just delivered does not work: %v", p.name, err)
+		x.unusable(p, a, err)
 		return
 	}
 	x.t.Cleanup(v.close)
 	if p.name == "revoke-tidied" {
 		if err := v.exec(ctx, "CREATE VIEW shop.own_"+a.field(0, "username")+" AS SELECT 1 AS n"); err != nil {
-			x.t.Errorf("%s: %v", p.name, err)
+			x.unusable(p, a, err)
 		}
 	}
 }

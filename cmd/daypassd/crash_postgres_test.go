@@ -45,13 +45,13 @@ func (*postgresField) work(x *crash, p point, a answer) {
 	ctx := x.t.Context()
 	conn, err := pgx.Connect(ctx, a.field(0, "url"))
 	if err != nil {
-		x.t.Errorf("%s: a credential that was just delivered does not work: %v", p.name, err)
+		x.unusable(p, a, err)
 		return
 	}
 	x.t.Cleanup(func() { _ = conn.Close(ctx) })
 	if p.name == "revoke-tidied" {
 		if _, err := conn.Exec(ctx, "SET ROLE NONE; CREATE TABLE own_"+a.field(0, "username")+" (n int)"); err != nil {
-			x.t.Errorf("%s: %v", p.name, err)
+			x.unusable(p, a, err)
 		}
 	}
 }

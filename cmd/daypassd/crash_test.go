@@ -202,6 +202,14 @@ func (x *crash) round(b *broker1, p point, way string) int {
 	return status
 }
 
+// unusable tells of a credential that was just delivered and does not work,
+// unless it took so long to come that its time is up.
+func (x *crash) unusable(p point, a answer, err error) {
+	if expires, _ := expiryOf(a.field(0, "username")); time.Now().Unix() < expires {
+		x.t.Errorf("%s: a credential that was just delivered does not work: %v", p.name, err)
+	}
+}
+
 // kills takes a few jobs at a time to every point, and kills the broker while
 // they are there, until each point has had so many.
 func (x *crash) kills(b *broker1, rounds int) {
