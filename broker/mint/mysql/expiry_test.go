@@ -48,7 +48,7 @@ func TestTheServerEndsUserAndSessionsByItselfAtTheExpiry(t *testing.T) {
 		t.Errorf("it ended %v after the expiry", late)
 	}
 	until(t, 3*time.Second, "the event is gone", func() bool {
-		return ask[int](t, admin, "SELECT COUNT(*) FROM mysql.event WHERE name = ?", u.name()) == 0
+		return ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_NAME = ?", u.name()) == 0
 	})
 	if _, err := u.tryLogin(t.Context()); !refused(err, 1045) || accounts(t, admin, u.name()) != 0 {
 		t.Errorf("it can log in: %v", err)
@@ -110,7 +110,7 @@ func TestAServerThatRunsNoEventsIsSpokenOf(t *testing.T) {
 				t.Errorf("%s: the job is told that the %s ends it", expiry, f.Value.Reveal())
 			}
 		}
-		if n := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.event"); n != 0 {
+		if n := ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS"); n != 0 {
 			t.Errorf("%s: %d events were made that nobody runs", expiry, n)
 		}
 		if err := m.Revoke(t.Context(), broker.Lease{Handle: h, Grant: o.Grant}); err != nil {
@@ -123,11 +123,11 @@ func TestAServerThatRunsNoEventsIsSpokenOf(t *testing.T) {
 			t.Errorf("%s: %v", expiry, err)
 		}
 		u := mintOn(t, own, m, orderFor(params(expiry), time.Minute))
-		if n := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.event"); n != events {
+		if n := ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS"); n != events {
 			t.Errorf("%s: %d events, want %d", expiry, n, events)
 		}
 		revoke(t, m, u)
-		if n := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.event"); n != 0 {
+		if n := ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS"); n != 0 {
 			t.Errorf("%s: the event outlives its user", expiry)
 		}
 	}
@@ -159,7 +159,7 @@ func TestAMintThatBreaksOffAnywhereIsUndoneByItsName(t *testing.T) {
 			t.Fatal(err)
 		}
 		admin := rootOn(t, own)
-		events := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.event WHERE name = ?", string(h))
+		events := ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_NAME = ?", string(h))
 		if accounts(t, admin, string(h)) > events || (events == 1) != (n > 0) {
 			t.Errorf("after %d statements: an account without the event that ends it", n)
 		}

@@ -14,6 +14,7 @@ var (
 	QuoteText     = quoteText
 	LockName      = lockName
 	NativeHash    = nativeHash
+	SHA2Digest    = sha2Digest
 )
 
 // ServerOf connects with an admin URL and says what sort of server it is.

@@ -108,7 +108,7 @@ func TestNoNameMakesTheServerRunAnythingElse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		exec(t, setup, "SET sql_mode = '', sql_log_off = 1", "CREATE OR REPLACE ROLE "+mysql.QuoteName(role), "CREATE DATABASE IF NOT EXISTS "+mysql.QuoteName(database),
+		exec(t, setup, "SET sql_mode = '', sql_log_off = 1", "DROP ROLE IF EXISTS "+mysql.QuoteName(role), "CREATE ROLE "+mysql.QuoteName(role), "CREATE DATABASE IF NOT EXISTS "+mysql.QuoteName(database),
 			"GRANT SELECT ON "+mysql.QuoteDatabase(database)+".* TO "+mysql.QuoteName(role))
 		if err := setup.Close(); err != nil {
 			t.Fatal(err)
