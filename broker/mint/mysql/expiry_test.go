@@ -40,12 +40,27 @@ func TestTheServerEndsUserAndSessionsByItselfAtTheExpiry(t *testing.T) {
 	if u.field["expiry"] != "server" {
 		t.Errorf("the job is told that the %s ends it", u.field["expiry"])
 	}
-	c := u.login(t)
+	upper := strings.ToUpper(u.name()) // the server compares loosely
+	exec(t, admin, "CREATE USER `"+upper+"`@`%`")
+	t.Cleanup(func() { afterwards(t, "DROP USER `"+upper+"`@`%`") })
+	other, err := session(t.Context(), dsn(server, upper, "", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	c, idle := u.login(t), u.login(t)
 	if _, err := c.ExecContext(t.Context(), "DO SLEEP(10)"); err == nil {
 		t.Error("a session went on after the expiry")
 	}
 	if late := time.Since(u.lease.NotAfter); late < 0 || late > 3*time.Second {
 		t.Errorf("it ended %v after the expiry", late)
+	}
+	until(t, time.Second, "all its sessions have ended", func() bool {
+		_, err := idle.ExecContext(t.Context(), "DO 1")
+		return err != nil && sessions(t, admin, u) == 0
+	})
+	if _, err := other.ExecContext(t.Context(), "DO 1"); err != nil {
+		t.Errorf("a session of another account was ended: %v", err)
 	}
 	until(t, 3*time.Second, "the event is gone", func() bool {
 		return ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_NAME = ?", u.name()) == 0
@@ -59,8 +74,8 @@ func TestTheServerEndsUserAndSessionsByItselfAtTheExpiry(t *testing.T) {
 	revoke(t, m, u)
 }
 
-// An event cannot end sessions on MySQL, nor where the admin has lost the right
-// to: they outlive the account.
+// An event cannot end sessions where the admin has lost the right to: they
+// outlive the account.
 func TestASessionWhoseAccountIsGoneIsHeldUntilItIsEnded(t *testing.T) {
 	m, admin := plainMinter(t), root(t)
 	u := mint(t, m, orderFor(roleGrant, 2*time.Second))

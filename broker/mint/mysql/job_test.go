@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	osexec "os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -42,7 +43,7 @@ func TestTheClientLogsInWithTheEnvironmentOnly(t *testing.T) {
 		if strings.Contains(params, "127") {
 			host = "127.0.0.%"
 		}
-		want := strings.Join([]string{u.name() + "@" + host, "app_rw", "app_db", u.env["MYSQL_TCP_PORT"]}, "\t")
+		want := strings.Join([]string{u.name() + "@" + host, onMySQL(`"app_rw"@"%"`, "app_rw"), "app_db", u.env["MYSQL_TCP_PORT"]}, "\t")
 		if got := strings.TrimSpace(string(out)); err != nil || got != want {
 			t.Errorf("%s: got %q (%v), want %q", params, got, err, want)
 		}
@@ -51,10 +52,14 @@ func TestTheClientLogsInWithTheEnvironmentOnly(t *testing.T) {
 
 func TestTheServerStoresWhatItWouldHaveComputed(t *testing.T) {
 	if server.IsMySQL() {
-		anew(t, root(t), "USER stored@'%' IDENTIFIED BY 'abcdefghijklmnopqrstuvwxyz234567'")
-		want := ask[string](t, root(t), "SELECT authentication_string FROM mysql.user WHERE User = 'stored'")
-		salt := want[len("$A$005$"):][:20]
-		if got := "$A$005$" + salt + mysql.SHA2Digest(broker.NewSecret("abcdefghijklmnopqrstuvwxyz234567"), []byte(salt)); got != want {
+		anew(t, root(t), "USER of_stored@'%' IDENTIFIED BY 'abcdefghijklmnopqrstuvwxyz234567'")
+		want := ask[string](t, root(t), "SELECT authentication_string FROM mysql.user WHERE User = 'of_stored'")
+		begin, salt := want[:len("$A$005$")], want[len("$A$005$"):][:20]
+		thousands, err := strconv.ParseInt(begin[3:6], 16, 0) // as the server is set, 5 or 10
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := begin + salt + mysql.SHA2Digest(broker.NewSecret("abcdefghijklmnopqrstuvwxyz234567"), []byte(salt), int(thousands)*1000); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 		return
@@ -158,6 +163,44 @@ func TestAJobThatChangedItsPasswordIsTakenBackAllTheSame(t *testing.T) {
 	if _, err := u.tryLogin(t.Context()); !refused(err, 1045) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A job may change its own password. With it MySQL lets it rewrite the note on
+// its account as well: whatever says that an account is ours must not be there.
+func TestAJobCannotHideItsAccountFromUs(t *testing.T) {
+	m, admin := plainMinter(t), root(t)
+	for _, attack := range []string{
+		`ATTRIBUTE '{"by": null, "lease": null}'`, `ATTRIBUTE '{"by": "somebody"}'`, "COMMENT 'not yours'", "ACCOUNT UNLOCK", "REQUIRE NONE", "WITH MAX_USER_CONNECTIONS 0",
+	} {
+		for _, begin := range []string{"ALTER USER CURRENT_USER() ", "ALTER USER CURRENT_USER() IDENTIFIED BY 'known' "} {
+			u := mint(t, m, orderFor(roleGrant, time.Minute))
+			c := u.login(t)
+			if _, err := c.ExecContext(t.Context(), begin+attack); err == nil {
+				u.env["MYSQL_PWD"] = "known"
+				if !server.IsMySQL() || !strings.Contains(begin, "IDENTIFIED") || !strings.HasPrefix(attack, "ATTRIBUTE") && !strings.HasPrefix(attack, "COMMENT") {
+					t.Errorf("a job may say %s%s", begin, attack)
+				}
+			}
+			if _, ok := heldAs(t, m, u.lease.Handle); !ok {
+				t.Errorf("%s%s: it is not held", begin, attack)
+			}
+			if err := m.Revoke(t.Context(), broker.Lease{Handle: u.lease.Handle}); err != nil {
+				t.Errorf("%s%s: %v", begin, attack, err)
+			}
+			if accounts(t, admin, u.name()) != 0 || sessions(t, admin, u) != 0 {
+				t.Errorf("%s%s: it is still there", begin, attack)
+			}
+			if _, err := u.tryLogin(t.Context()); !refused(err, 1045) {
+				t.Errorf("%s%s: it can log in: %v", begin, attack, err)
+			}
+		}
+	}
+	u := mint(t, m, orderFor(roleGrant, time.Minute))
+	_, err := u.login(t).ExecContext(t.Context(), "RENAME USER CURRENT_USER() TO x@'%'")
+	if !refused(err, 1227) {
+		t.Errorf("a job may rename itself: %v", err)
+	}
+	revoke(t, m, u)
 }
 
 // A user of MariaDB may let others stand in for it. That is of use to those only

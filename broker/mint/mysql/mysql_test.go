@@ -281,7 +281,7 @@ func revoke(t testing.TB, m broker.Minter, u user) {
 // sessions counts a user's.
 func sessions(t testing.TB, c *link, u user) int {
 	t.Helper()
-	return ask[int](t, c, "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = ?", u.name())
+	return ask[int](t, c, "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE CAST(USER AS BINARY) = ?", u.name())
 }
 
 // accounts counts the accounts of a name.
@@ -333,6 +333,7 @@ func suite(s *servers.MariaDB, admin string, g broker.Grant) brokertest.MinterSu
 			// What there is of a name: an account, or the event that would end it.
 			Exists: func(ctx context.Context, name string) (bool, error) {
 				var n int
+				name = onMySQL(strings.TrimSpace(name), name) // as MySQL reads it
 				err := one(ctx, &n, "SELECT (SELECT COUNT(*) FROM mysql.user WHERE User = ?) + (SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_NAME = ?)", name, name)
 				return n > 0, err
 			},

@@ -108,11 +108,7 @@ func (r *revocation) find(ctx context.Context) error {
 	r.hosts = nil
 	list, err := r.accounts(ctx, string(r.handle))
 	for _, a := range list {
-		switch {
-		case a.name != string(r.handle):
-		case !a.ours:
-			return fmt.Errorf("%q@%q has a name of ours but not our mark; left alone", a.name, a.host)
-		default:
+		if a.name == string(r.handle) {
 			r.hosts = append(r.hosts, a.host)
 		}
 	}

@@ -29,17 +29,24 @@ func (c *conn) identify(ctx context.Context) error {
 			return err
 		}
 	}
-	if c.server.mariadb {
-		var tls string
-		if _, err := c.row(ctx, []any{&tls}, "SELECT @@global.have_ssl"); err != nil {
-			return err
-		}
-		c.server.tls = tls == "YES"
-	} else {
-		c.server.tls = true // MySQL makes itself a certificate
+	if err := c.seeTLS(ctx); err != nil {
+		return err
 	}
 	rights, err := c.texts(ctx, "SHOW GRANTS")
 	c.lacks = missing(rights, c.server)
+	return err
+}
+
+// seeTLS reads whether the server speaks TLS. MySQL makes itself a certificate
+// where it has none; then and otherwise it says until when that is valid.
+func (c *conn) seeTLS(ctx context.Context) error {
+	var name, value string
+	query, is := "SHOW GLOBAL VARIABLES LIKE 'have_ssl'", func() bool { return value == "YES" }
+	if !c.server.mariadb {
+		query, is = "SHOW GLOBAL STATUS LIKE 'Ssl_server_not_after'", func() bool { return value != "" }
+	}
+	_, err := c.row(ctx, []any{&name, &value}, query)
+	c.server.tls = is()
 	return err
 }
 
