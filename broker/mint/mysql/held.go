@@ -73,7 +73,7 @@ func (c *conn) traces(ctx context.Context, prefix string) (map[string]trace, err
 	if err := add("SELECT DISTINCT USER FROM information_schema.PROCESSLIST WHERE LEFT(USER, ?) = ?", len(prefix), prefix); err != nil {
 		return nil, err
 	}
-	if id, err := c.identity(ctx); err != nil || id == "" {
+	if id, err := c.identity(); err != nil || id == "" {
 		return found, err // there is no schema of ours
 	}
 	if err := add("SELECT EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA = ? AND LEFT(EVENT_NAME, ?) = ?", c.schema, len(prefix), prefix); err != nil {

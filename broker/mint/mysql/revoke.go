@@ -36,7 +36,7 @@ func (m *minter) Revoke(ctx context.Context, l broker.Lease) error {
 		if err := c.primary(); err != nil {
 			return err
 		}
-		id, err := c.identity(ctx)
+		id, err := c.identity()
 		if err != nil {
 			return err
 		}
@@ -235,16 +235,7 @@ func (r *revocation) terminate(ctx context.Context) error {
 
 // kill tells the user's sessions to end, and says how many there were.
 func (r *revocation) kill(ctx context.Context) (int, error) {
-	var ids []uint64
-	err := r.rows(ctx, func(scan func(...any) error) error {
-		var id uint64
-		var user string
-		err := scan(&id, &user)
-		if user == string(r.handle) { // the server compares loosely
-			ids = append(ids, id)
-		}
-		return err
-	}, "SELECT ID, USER FROM information_schema.PROCESSLIST WHERE USER = ?", string(r.handle))
+	ids, err := r.sessionsOf(ctx, string(r.handle))
 	if err != nil {
 		return 0, err
 	}

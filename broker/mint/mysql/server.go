@@ -92,25 +92,22 @@ func (s server) sessionStatements() []string {
 	return list
 }
 
-// probe proves that the server answers, and reads its clock and its part.
+// probe proves that the server answers, and reads its clock, its part and its
+// mark.
 func (c *conn) probe(ctx context.Context, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	query := "SELECT @@global.read_only, @@global.event_scheduler, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
-	if !c.server.mariadb {
-		query += ", @@global.super_read_only"
+	superReadOnly := "@@global.super_read_only"
+	if c.server.mariadb {
+		superReadOnly = "0"
 	}
-	var readOnly, scheduler string
-	superReadOnly := "0"
+	var readOnly, super, scheduler string
 	var micros int64
-	dest := []any{&readOnly, &scheduler, &micros}
-	if !c.server.mariadb {
-		dest = append(dest, &superReadOnly)
-	}
-	if _, err := c.row(ctx, dest, query); err != nil {
+	if _, err := c.row(ctx, []any{&readOnly, &super, &scheduler, &micros, &c.mark}, "SELECT @@global.read_only, "+superReadOnly+
+		", @@global.event_scheduler, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED), COALESCE((SELECT TABLE_COMMENT"+ofMark+"), '')", c.schema); err != nil {
 		return err
 	}
-	c.readOnly, c.events, c.now = isOn(readOnly) || isOn(superReadOnly), scheduler == "ON", time.UnixMicro(micros)
+	c.readOnly, c.events, c.now = isOn(readOnly) || isOn(super), scheduler == "ON", time.UnixMicro(micros)
 	return nil
 }
 
@@ -140,22 +137,23 @@ func (c *conn) home() string { return quoteName(c.schema) }
 // leaves in our schema. It goes with the data, to a replica that is promoted and
 // into a backup, which server_uuid, server_id and server_uid do not. It is the
 // comment of a table, for no setting of a server lets a crash undo that. Empty:
-// nobody has minted here.
-func (c *conn) identity(ctx context.Context) (string, error) {
-	var id string
-	_, err := c.row(ctx, []any{&id}, "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = 'daypass_server'", c.schema)
-	if err == nil && id != "" && !strings.HasPrefix(id, markPrefix) {
-		err = errors.New("the broker's own schema is damaged: the comment of its table daypass_server is no mark of ours")
+// nobody has minted here. It was read when the connection was taken.
+func (c *conn) identity() (string, error) {
+	if c.mark != "" && !strings.HasPrefix(c.mark, markPrefix) {
+		return "", errors.New("the broker's own schema is damaged: the comment of its table daypass_server is no mark of ours")
 	}
-	return id, err
+	return c.mark, nil
 }
 
-const markPrefix = "my-"
+const (
+	markPrefix = "my-"
+	ofMark     = " FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = 'daypass_server'"
+)
 
 // settle makes our schema and the server's mark, where they are not there, and
 // returns the mark.
 func (c *conn) settle(ctx context.Context) (string, error) {
-	id, err := c.identity(ctx)
+	id, err := c.identity()
 	if id != "" || err != nil {
 		return id, err
 	}
@@ -170,7 +168,10 @@ func (c *conn) settle(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("make the broker's own schema: %w", err)
 		}
 	}
-	if id, err = c.identity(ctx); err == nil && id == "" {
+	if _, err := c.row(ctx, []any{&c.mark}, "SELECT TABLE_COMMENT"+ofMark, c.schema); err != nil {
+		return "", err
+	}
+	if id, err = c.identity(); err == nil && id == "" {
 		err = errors.New("the broker's own schema cannot be read")
 	}
 	return id, err
