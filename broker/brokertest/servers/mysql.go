@@ -17,11 +17,14 @@ var mysqlSettings = map[string]string{
 func (m *MariaDB) IsMySQL() bool { return m.mysqld != "" }
 
 func (m *MariaDB) installMySQL() Command {
-	return Command{
-		Name: "mysqld --initialize-insecure", Path: m.mysqld, Dir: m.dir, User: m.account,
-		Args: []string{"--no-defaults", "--initialize-insecure", "--datadir=" + m.data(), "--tmpdir=" + m.path("tmp"), "--innodb-flush-log-at-trx-commit=0"},
+	args := []string{"--no-defaults", "--initialize-insecure", "--datadir=" + m.data(), "--tmpdir=" + m.path("tmp"), "--innodb-flush-log-at-trx-commit=0"}
+	if v, ok := m.settings[lowerCase]; ok { // it is fixed from the beginning
+		args = append(args, "--"+lowerCase+"="+v)
 	}
+	return Command{Name: "mysqld --initialize-insecure", Path: m.mysqld, Dir: m.dir, User: m.account, Args: args}
 }
+
+const lowerCase = "lower-case-table-names"
 
 // mysqlScript gives root its password; MySQL reads it line by line.
 const mysqlScript = "SET SESSION sql_log_bin = 0;\nALTER USER root@localhost IDENTIFIED BY '%[1]s';\n" +

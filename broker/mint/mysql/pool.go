@@ -145,6 +145,7 @@ type server struct {
 	mariadb bool
 	version int // such as 101119
 	tls     bool
+	literal bool // a database in GRANT is a name and no pattern: MySQL's partial_revokes
 }
 
 func (s server) String() string {

@@ -65,7 +65,7 @@ func (m *minter) revocation(c *conn, h broker.Handle, l broker.Lease) *revocatio
 	if err != nil { // an orphan has none
 		p = params{OnOwned: onOwnedKeep}
 	}
-	return &revocation{conn: c, handle: h, params: p, values: p.values(h, l.ID, l.NotAfter), sessionEnd: m.sessionEnd}
+	return &revocation{conn: c, handle: h, params: p, values: p.values(c.server, h, l.ID, l.NotAfter), sessionEnd: m.sessionEnd}
 }
 
 // step is one step of a revocation.

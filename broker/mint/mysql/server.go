@@ -97,16 +97,17 @@ func (s server) sessionStatements() []string {
 func (c *conn) probe(ctx context.Context, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	superReadOnly := "@@global.super_read_only"
+	ofMySQL := "@@global.super_read_only, @@global.partial_revokes"
 	if c.server.mariadb {
-		superReadOnly = "0"
+		ofMySQL = "0, 0"
 	}
-	var readOnly, super, scheduler string
+	var readOnly, super, literal, scheduler string
 	var micros int64
-	if _, err := c.row(ctx, []any{&readOnly, &super, &scheduler, &micros, &c.mark}, "SELECT @@global.read_only, "+superReadOnly+
+	if _, err := c.row(ctx, []any{&readOnly, &super, &literal, &scheduler, &micros, &c.mark}, "SELECT @@global.read_only, "+ofMySQL+
 		", @@global.event_scheduler, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED), COALESCE((SELECT TABLE_COMMENT"+ofMark+"), '')", c.schema); err != nil {
 		return err
 	}
+	c.server.literal = isOn(literal)
 	c.readOnly, c.events, c.now = isOn(readOnly) || isOn(super), scheduler == "ON", time.UnixMicro(micros)
 	return nil
 }

@@ -17,6 +17,14 @@ func quoteName(s string) string { return "`" + strings.ReplaceAll(s, "`", "``") 
 // quoteDatabase quotes a database for GRANT, where it is a pattern.
 func quoteDatabase(s string) string { return quoteName(escapePattern(s)) }
 
+// database quotes a database for GRANT on this server.
+func (s server) database(name string) string {
+	if s.literal {
+		return quoteName(name)
+	}
+	return quoteDatabase(name)
+}
+
 // account is a user with its host part, quoted.
 func account(name, host string) string { return quoteName(name) + "@" + quoteName(host) }
 
@@ -103,7 +111,7 @@ func (u newUser) statements() []string {
 		list = append(list, fmt.Sprintf("GRANT %s TO %s", u.server.role(role), name))
 	}
 	for _, database := range slices.Sorted(maps.Keys(u.params.Grants)) {
-		list = append(list, fmt.Sprintf("GRANT %s ON %s.* TO %s", strings.Join(u.params.Grants[database], ", "), quoteDatabase(database), name))
+		list = append(list, fmt.Sprintf("GRANT %s ON %s.* TO %s", strings.Join(u.params.Grants[database], ", "), u.server.database(database), name))
 	}
 	if u.params.DefaultRole != "" {
 		preposition := "TO"
