@@ -200,7 +200,9 @@ func TestWhatARoleMayDoIsReadAsTheServersShowIt(t *testing.T) {
 		"GRANT `other` TO `app_rw` WITH ADMIN OPTION":                      "WITH ADMIN OPTION",
 		"GRANT `other`@`%` TO `app_rw`@`%` WITH ADMIN OPTION":              "WITH ADMIN OPTION",
 		"GRANT PROXY ON ''@'%' TO 'root'@'localhost' WITH GRANT OPTION":    "not understood",
-		"REVOKE SELECT ON `mysql`.* FROM `app_rw`@`%`":                     "not understood",
+		"REVOKE SELECT ON `mysql`.* FROM `app_rw`@`%`":                     "", // it takes
+		"REVOKE SELECT ON `mysql`.* FROM `a` TO `app_rw`@`%`":              "not understood",
+		"REVOKE SELECT ON `mysql`.`user` FROM `app_rw`@`%`":                "not understood",
 		"GRANT SELECT ON \"app\".* TO \"app_rw\"":                          "not understood",
 		"GRANT SELECT ON app.* TO app_rw":                                  "not understood",
 		"":                                                                 "not understood",
