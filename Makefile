@@ -53,6 +53,12 @@ soak: ## the long versions of the storms and crash tests
 	@deploy/dev/need.sh cc redis postgres mariadb node
 	DAYPASS_SOAK=1 $(GO) test -race -timeout 85m ./...
 
+.PHONY: mysql
+mysql: ## the tests of the mysql kind against MySQL, from Debian's unstable branch, beside what is installed
+	@deploy/dev/need.sh cc mariadb
+	@dir=$$(mktemp -d) && chmod 755 "$$dir" && trap 'rm -rf "$$dir"' EXIT && mysqld=$$(deploy/dev/mysql.sh "$$dir") && \
+	  DAYPASS_TEST_MYSQLD="$$mysqld" $(GO) test -race -timeout 30m ./broker/mint/mysql
+
 FUZZTIME ?= 30s
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (30s) each

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -29,6 +30,8 @@ type MariaDBConfig struct {
 	// Files are written into the server's folder and belong to it; a setting
 	// names one as "@NAME". They are for certificates.
 	Files map[string][]byte
+	// MySQL is the path of a mysqld of MySQL, to start that instead.
+	MySQL string
 }
 
 // MariaDB is a running MariaDB with one administrator, "root". It listens on
@@ -38,6 +41,7 @@ type MariaDBConfig struct {
 type MariaDB struct {
 	account  string
 	dir      string
+	mysqld   string // of MySQL; empty: it is a MariaDB
 	settings map[string]string
 	port     int
 	password string
@@ -47,7 +51,7 @@ type MariaDB struct {
 // StartMariaDB makes a data folder, starts a server on it and waits until it
 // answers.
 func StartMariaDB(ctx context.Context, c MariaDBConfig) (*MariaDB, error) {
-	m := &MariaDB{account: mariaAccount(), settings: c.Settings, password: rand.Text()}
+	m := &MariaDB{account: mariaAccount(), mysqld: c.MySQL, settings: c.Settings, password: rand.Text()}
 	var err error
 	if m.dir, err = PrivateDir("daypass-my-", m.account); err != nil {
 		return nil, err
@@ -73,13 +77,13 @@ func mariaAccount() string {
 
 // mariaServer finds the server's binary, which Debian puts where users do not
 // look.
-func mariaServer() (string, error) {
-	for _, name := range []string{"mariadbd", "/usr/sbin/mariadbd", "/usr/libexec/mariadbd"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path, nil
+func mariaServer() (name, path string, err error) {
+	for _, binary := range []string{"mariadbd", "/usr/sbin/mariadbd", "/usr/libexec/mariadbd"} {
+		if path, err := exec.LookPath(binary); err == nil {
+			return "MariaDB", path, nil
 		}
 	}
-	return "", errors.New("MariaDB is not installed: install the Debian package mariadb-server")
+	return "", "", errors.New("MariaDB is not installed: install the Debian package mariadb-server")
 }
 
 // init makes the data folder, and the script that gives root a password when
@@ -88,17 +92,14 @@ func (m *MariaDB) init(ctx context.Context, files map[string][]byte) error {
 	if err := m.makeTmp(); err != nil {
 		return err
 	}
-	if _, err := Run(ctx, Command{
-		Name: "mariadb-install-db", Path: "mariadb-install-db", Dir: m.dir, User: m.account,
-		Args: []string{"--no-defaults", "--datadir=" + m.data(), "--tmpdir=" + m.path("tmp"), "--auth-root-authentication-method=normal", "--skip-test-db",
-			"--innodb-log-file-size=" + logFileSize},
-	}); err != nil {
+	install, script := m.installMariaDB(), mariaScript
+	if m.IsMySQL() {
+		install, script = m.installMySQL(), mysqlScript
+	}
+	if _, err := Run(ctx, install); err != nil {
 		return err
 	}
-	script := fmt.Sprintf("SET SESSION sql_log_bin = 0;\nDELETE FROM mysql.global_priv WHERE User = 'root' OR User = '';\nFLUSH PRIVILEGES;\n"+
-		"GRANT ALL PRIVILEGES ON *.* TO root@localhost IDENTIFIED BY '%[1]s' WITH GRANT OPTION;\n"+
-		"GRANT ALL PRIVILEGES ON *.* TO root@'127.0.0.1' IDENTIFIED BY '%[1]s' WITH GRANT OPTION;\n", m.password)
-	if err := m.write("init.sql", []byte(script)); err != nil {
+	if err := m.write("init.sql", fmt.Appendf(nil, script, m.password)); err != nil {
 		return err
 	}
 	for name, content := range files {
@@ -108,6 +109,19 @@ func (m *MariaDB) init(ctx context.Context, files map[string][]byte) error {
 	}
 	return nil
 }
+
+func (m *MariaDB) installMariaDB() Command {
+	return Command{
+		Name: "mariadb-install-db", Path: "mariadb-install-db", Dir: m.dir, User: m.account,
+		Args: []string{"--no-defaults", "--datadir=" + m.data(), "--tmpdir=" + m.path("tmp"), "--auth-root-authentication-method=normal", "--skip-test-db",
+			"--innodb-log-file-size=" + logFileSize},
+	}
+}
+
+// mariaScript gives root its password.
+const mariaScript = "SET SESSION sql_log_bin = 0;\nDELETE FROM mysql.global_priv WHERE User = 'root' OR User = '';\nFLUSH PRIVILEGES;\n" +
+	"GRANT ALL PRIVILEGES ON *.* TO root@localhost IDENTIFIED BY '%[1]s' WITH GRANT OPTION;\n" +
+	"GRANT ALL PRIVILEGES ON *.* TO root@'127.0.0.1' IDENTIFIED BY '%[1]s' WITH GRANT OPTION;\n"
 
 // makeTmp makes a folder for temporary tables. A server that starts removes
 // those of others from the system's.
@@ -149,11 +163,14 @@ const logFileSize = "8M"
 func (m *MariaDB) Start(ctx context.Context) error { return m.start(ctx) }
 
 func (m *MariaDB) start(ctx context.Context, more ...string) error {
-	binary, err := mariaServer()
-	if err != nil {
-		return err
+	name, binary := "MySQL", m.mysqld
+	if !m.IsMySQL() {
+		var err error
+		if name, binary, err = mariaServer(); err != nil {
+			return err
+		}
 	}
-	process, err := Start(ctx, Command{Name: "MariaDB", Path: binary, Dir: m.dir, User: m.account, Args: append(m.args(), more...),
+	process, err := Start(ctx, Command{Name: name, Path: binary, Dir: m.dir, User: m.account, Args: append(m.args(), more...),
 		StopWithin: 20 * time.Second})
 	if err != nil {
 		return err
@@ -168,8 +185,13 @@ func (m *MariaDB) start(ctx context.Context, more ...string) error {
 func (m *MariaDB) args() []string {
 	settings := map[string]string{
 		"datadir": m.data(), "tmpdir": m.path("tmp"), "socket": m.Socket(), "port": strconv.Itoa(m.port), "bind-address": "127.0.0.1",
-		"pid-file": m.path("pid"), "skip-name-resolve": "ON", "innodb-buffer-pool-size": "32M", "innodb-log-file-size": logFileSize,
+		"pid-file": m.path("pid"), "skip-name-resolve": "ON", "innodb-buffer-pool-size": "32M",
 		"innodb-flush-log-at-trx-commit": "0", "general-log": "ON", "general-log-file": m.LogPath(), "performance-schema": "OFF",
+	}
+	if m.IsMySQL() {
+		maps.Copy(settings, mysqlSettings)
+	} else {
+		settings["innodb-log-file-size"] = logFileSize
 	}
 	for name, v := range m.settings {
 		if file, ok := strings.CutPrefix(v, "@"); ok {

@@ -24,7 +24,6 @@ import (
 	driver "github.com/go-sql-driver/mysql"
 
 	"github.com/daypass-dev/daypass/broker"
-	"github.com/daypass-dev/daypass/broker/brokertest/servers"
 	"github.com/daypass-dev/daypass/broker/mint/mysql"
 )
 
@@ -38,19 +37,18 @@ func check(t *testing.T, m broker.Minter) error {
 }
 
 func TestCheckSaysWhatIsWrong(t *testing.T) {
-	exec(t, root(t), "CREATE OR REPLACE USER powerless@'%' IDENTIFIED BY 'powerless'",
-		"CREATE OR REPLACE USER halfway@'%' IDENTIFIED BY 'halfway'", "GRANT CREATE USER, PROCESS ON *.* TO halfway@'%'",
-		"CREATE OR REPLACE USER blind@'%' IDENTIFIED BY 'blind'", "GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO blind@'%'")
+	admin := root(t)
+	anew(t, admin, "USER powerless@'%' IDENTIFIED BY 'powerless'", "USER halfway@'%' IDENTIFIED BY 'halfway'", "USER blind@'%' IDENTIFIED BY 'blind'")
+	exec(t, admin, "GRANT CREATE USER, PROCESS ON *.* TO halfway@'%'", "GRANT CREATE USER, PROCESS, "+connectionAdmin()+" ON *.* TO blind@'%'")
 	for want, url := range map[string]string{
 		"": server.URL("dpadmin", adminPassword, "daypass"),
-		"lacks CONNECTION ADMIN, CREATE USER, PROCESS on": server.URL("powerless", "powerless", "daypass"),
-		"lacks CONNECTION ADMIN on":                       server.URL("halfway", "halfway", "daypass"),
-		"needs SELECT on mysql.*":                         server.URL("blind", "blind", "daypass"),
-		"does not accept the admin":                       server.URL("dpadmin", "wrong", "daypass"),
-		"refuses connections":                             "mysql://u:p@127.0.0.1:1/daypass",
-		"is not a mysql://user:password":                  "postgres://u:p@127.0.0.1/daypass",
-		"must name user, password and a s":                server.URL("dpadmin", adminPassword, ""),
-		"server does not speak TLS":                       server.URL("dpadmin", adminPassword, "daypass") + "?ssl-mode=REQUIRED",
+		"lacks " + connectionAdmin() + ", CREATE USER, PROCESS on": server.URL("powerless", "powerless", "daypass"),
+		"lacks " + connectionAdmin() + " on":                       server.URL("halfway", "halfway", "daypass"),
+		"needs SELECT on mysql.*":                                  server.URL("blind", "blind", "daypass"),
+		"does not accept the admin":                                server.URL("dpadmin", "wrong", "daypass"),
+		"refuses connections":                                      "mysql://u:p@127.0.0.1:1/daypass",
+		"is not a mysql://user:password":                           "postgres://u:p@127.0.0.1/daypass",
+		"must name user, password and a s":                         server.URL("dpadmin", adminPassword, ""),
 	} {
 		err := check(t, openMinter(t, holding(url)))
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
@@ -67,15 +65,14 @@ func TestCheckSaysWhichGrantsCouldNotBeMade(t *testing.T) {
 		CheckGrant(context.Context, broker.Grant) error
 	})
 	for params, want := range map[string]string{
-		`{"roles":["app_rw"],"require":"none"}`:                                       "",
-		`{"roles":["app_rw"],"require":"none","database":"app_db"}`:                   "",
-		`{"roles":["app_rw"]}`:                                                        "require: the server has no TLS",
-		`{"roles":["app_rww"],"require":"none"}`:                                      `"app_rww" does not exist`,
-		`{"roles":["app_rw","no one"],"default_role":"app_rw","require":"none"}`:      `"no one"`,
-		`{"roles":["indirect"],"require":"none"}`:                                     `"great" is too great`,
-		`{"roles":["app_rw"],"require":"none","database":"app_db'; DROP DATABASE x"}`: `does not exist`,
-		`{"grants":{"nowhere":["SELECT"]},"require":"none"}`:                          `"nowhere" does not exist`,
-		`{"roles":["app_rw"],"require":"none","auth":"sha2"}`:                         "not for MariaDB",
+		`{"roles":["app_rw"],"require":"none"}`:                                            "",
+		`{"roles":["app_rw"],"require":"none","database":"app_db"}`:                        "",
+		`{"roles":["app_rww"],"require":"none"}`:                                           `"app_rww" does not exist`,
+		`{"roles":["app_rw","no one"],"default_role":"app_rw","require":"none"}`:           `"no one"`,
+		`{"roles":["indirect"],"require":"none"}`:                                          `"great" is too great`,
+		`{"roles":["app_rw"],"require":"none","database":"app_db'; DROP DATABASE x"}`:      `does not exist`,
+		`{"grants":{"nowhere":["SELECT"]},"require":"none"}`:                               `"nowhere" does not exist`,
+		`{"roles":["app_rw"],"require":"none","auth":"` + onMySQL("native", "sha2") + `"}`: "not for " + onMySQL("MySQL", "MariaDB"),
 		`{"roles":[]}`: "name at least one role",
 	} {
 		err := checker.CheckGrant(t.Context(), broker.Grant{Name: "app-db", Params: []byte(params)})
@@ -106,7 +103,8 @@ func TestOpeningATargetContactsNothingButWantsAnAdminSecret(t *testing.T) {
 
 func TestAMinterThatIsClosedDoesNothingMore(t *testing.T) {
 	admin := root(t)
-	exec(t, admin, "CREATE OR REPLACE USER closing@'%' IDENTIFIED BY 'closing'", "GRANT ALL PRIVILEGES ON *.* TO closing@'%' WITH GRANT OPTION")
+	anew(t, admin, "USER closing@'%' IDENTIFIED BY 'closing'")
+	exec(t, admin, "GRANT ALL PRIVILEGES ON *.* TO closing@'%' WITH GRANT OPTION")
 	m := openMinter(t, holding(server.URL("closing", "closing", "daypass")))
 	u := mint(t, m, orderFor(dbGrant, time.Minute))
 	if err := m.(interface{ Close() error }).Close(); err != nil {
@@ -121,15 +119,35 @@ func TestAMinterThatIsClosedDoesNothingMore(t *testing.T) {
 	revoke(t, superMinter(t), u)
 }
 
+func TestAServerWithoutTLSIsSpokenOf(t *testing.T) {
+	own := startOwn(t, onMySQL(map[string]string{"tls-version": ""}, nil))
+	admin := own.URL("dpadmin", adminPassword, "daypass")
+	if err := check(t, openMinter(t, holding(admin+"?ssl-mode=REQUIRED"))); err == nil || !strings.Contains(err.Error(), "server does not speak TLS") {
+		t.Errorf("an admin that wants TLS: %v", err)
+	}
+	m := openMinter(t, holding(admin))
+	for params, want := range map[string]string{`{"roles":["app_rw"],"require":"none"}`: "", `{"roles":["app_rw"]}`: "require: the server has no TLS"} {
+		err := m.(interface {
+			CheckGrant(context.Context, broker.Grant) error
+		}).CheckGrant(t.Context(), grant(params))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: want %q, got %v", params, want, err)
+		}
+	}
+	revoke(t, m, mintOn(t, own, m, orderFor(roleGrant, time.Minute)))
+}
+
 func TestTheServerIsKnownForWhatItIs(t *testing.T) {
 	sort, version, err := mysql.ServerOf(t.Context(), server.AdminURL("daypass"))
-	if err != nil || sort != "MariaDB" || version < 100400 || version > 130000 {
+	least, most := onMySQL(80022, 100400), onMySQL(99999, 130000)
+	if err != nil || sort != onMySQL("MySQL", "MariaDB") || version < least || version > most {
 		t.Errorf("%s %d, %v", sort, version, err)
 	}
 }
 
 func TestAnAdminWhoseUsersCouldNotBeTakenBackMintsNone(t *testing.T) {
-	exec(t, root(t), "CREATE OR REPLACE USER maker@'%' IDENTIFIED BY 'maker'", "GRANT CREATE USER ON *.* TO maker@'%'", "GRANT SELECT, UPDATE ON mysql.* TO maker@'%'",
+	anew(t, root(t), "USER maker@'%' IDENTIFIED BY 'maker'")
+	exec(t, root(t), "GRANT CREATE USER ON *.* TO maker@'%'", "GRANT SELECT, UPDATE ON mysql.* TO maker@'%'",
 		"GRANT ALL PRIVILEGES ON daypass.* TO maker@'%'", "GRANT app_rw TO maker@'%' WITH ADMIN OPTION")
 	m := openMinter(t, holding(server.URL("maker", "maker", "daypass")))
 	o := orderFor(roleGrant, time.Minute)
@@ -137,7 +155,7 @@ func TestAnAdminWhoseUsersCouldNotBeTakenBackMintsNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Mint(t.Context(), o, h); err == nil || !strings.Contains(err.Error(), "lacks CONNECTION ADMIN, PROCESS") {
+	if _, err := m.Mint(t.Context(), o, h); err == nil || !strings.Contains(err.Error(), "lacks "+connectionAdmin()+", PROCESS") {
 		t.Errorf("got %v", err)
 	}
 	u := mint(t, plainMinter(t), orderFor(roleGrant, time.Minute))
@@ -150,7 +168,8 @@ func TestAnAdminWhoseUsersCouldNotBeTakenBackMintsNone(t *testing.T) {
 
 func TestAnAdminPasswordCanChangeUnderway(t *testing.T) {
 	admin := root(t)
-	exec(t, admin, "CREATE OR REPLACE USER rotating@'%' IDENTIFIED BY 'one'", "GRANT ALL PRIVILEGES ON *.* TO rotating@'%' WITH GRANT OPTION",
+	anew(t, admin, "USER rotating@'%' IDENTIFIED BY 'one'")
+	exec(t, admin, "GRANT ALL PRIVILEGES ON *.* TO rotating@'%' WITH GRANT OPTION",
 		"GRANT app_rw TO rotating@'%' WITH ADMIN OPTION")
 	one, two := broker.NewSecret(server.URL("rotating", "one", "daypass")), broker.NewSecret(server.URL("rotating", "two", "daypass"))
 	source := &secret{value: broker.SecretValue{Current: one}}
@@ -182,7 +201,7 @@ func TestADemotedServerIsRefusedUntilItIsPrimaryAgain(t *testing.T) {
 	own := startOwn(t, nil)
 	m, admin := openMinter(t, holding(own.AdminURL("daypass"))), rootOn(t, own)
 	u := mintOn(t, own, m, orderFor(roleGrant, time.Minute))
-	exec(t, admin, "SET GLOBAL read_only = ON")
+	exec(t, admin, onMySQL("SET GLOBAL super_read_only = ON", "SET GLOBAL read_only = ON"))
 	o := orderFor(roleGrant, time.Minute)
 	h, err := m.Plan(o)
 	if err != nil {
@@ -273,7 +292,9 @@ func TestASessionOfTheAdminThatIsKilledIsNotUsedAgain(t *testing.T) {
 		if _, err := m.Held(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		exec(t, admin, "KILL USER dpadmin")
+		if err := killUser(t.Context(), admin, "dpadmin"); err != nil {
+			t.Fatal(err)
+		}
 		revoke(t, m, u)
 	}
 	// In the middle of it, from its own session or ours: an error, and then done.
@@ -282,7 +303,7 @@ func TestASessionOfTheAdminThatIsKilledIsNotUsedAgain(t *testing.T) {
 		var killing sync.WaitGroup
 		killing.Go(func() {
 			for range 5 {
-				_, _ = admin.ExecContext(t.Context(), "KILL USER dpadmin") // there may be none
+				_ = killUser(t.Context(), admin, "dpadmin") // there may be none
 				time.Sleep(time.Millisecond)
 			}
 		})
@@ -317,8 +338,7 @@ func TestABackupThatLocksEverythingPutsRevokingOff(t *testing.T) {
 func TestMintsThatHangDoNotKeepRevocationWaiting(t *testing.T) {
 	m, admin := plainMinter(t), root(t)
 	u := mint(t, m, orderFor(roleGrant, time.Minute))
-	blocker := root(t)
-	exec(t, blocker, "LOCK TABLES mysql.event WRITE") // what a mint needs first and a revocation last
+	release := stallEvents(t) // what a mint needs first and a revocation last
 	var stuck sync.WaitGroup
 	for range 24 { // six times the connections there are to mint
 		o := orderFor(roleGrant, time.Minute)
@@ -337,7 +357,7 @@ func TestMintsThatHangDoNotKeepRevocationWaiting(t *testing.T) {
 		_, err := u.tryLogin(t.Context())
 		return err != nil
 	})
-	exec(t, blocker, "UNLOCK TABLES")
+	release()
 	taken.Wait()
 	stuck.Wait()
 	revoke(t, m, u)
@@ -345,13 +365,14 @@ func TestMintsThatHangDoNotKeepRevocationWaiting(t *testing.T) {
 
 // A mint whose caller has given up may still be under way in the server.
 func TestRevokingWaitsForAMintThatIsStillUnderWay(t *testing.T) {
-	m, admin, blocker := plainMinter(t), root(t), root(t)
+	m, admin := plainMinter(t), root(t)
+	revoke(t, m, mint(t, m, orderFor(roleGrant, time.Minute))) // our schema is there
 	o := orderFor(roleGrant, time.Minute)
 	h, err := m.Plan(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	exec(t, blocker, "LOCK TABLES mysql.event WRITE")
+	release := stallEvents(t)
 	var both sync.WaitGroup
 	var mintErr, revokeErr error
 	both.Go(func() { _, mintErr = m.Mint(t.Context(), o, h) })
@@ -365,7 +386,7 @@ func TestRevokingWaitsForAMintThatIsStillUnderWay(t *testing.T) {
 		t.Error("revoking did not wait")
 	case <-time.After(300 * time.Millisecond):
 	}
-	exec(t, blocker, "UNLOCK TABLES")
+	release()
 	both.Wait()
 	if revokeErr == nil && accounts(t, admin, string(h)) != 0 {
 		t.Errorf("the mint (%v) outlived its revocation", mintErr)
@@ -377,8 +398,12 @@ func TestRevokingWaitsForAMintThatIsStillUnderWay(t *testing.T) {
 
 func TestAServerThatValidatesPasswordsIsSpokenOf(t *testing.T) {
 	own := startOwn(t, nil)
-	exec(t, rootOn(t, own), "INSTALL SONAME 'simple_password_check'")
+	exec(t, rootOn(t, own), onMySQL("INSTALL COMPONENT 'file://component_validate_password'", "INSTALL SONAME 'simple_password_check'"))
 	m := openMinter(t, holding(own.AdminURL("daypass")))
+	if own.IsMySQL() { // it takes what is stored as it is
+		revoke(t, m, mintOn(t, own, m, orderFor(roleGrant, time.Minute)))
+		return
+	}
 	o := orderFor(roleGrant, time.Minute)
 	h, err := m.Plan(o)
 	if err != nil {
@@ -426,10 +451,8 @@ func certificates(t *testing.T) (ca, cert, key []byte) {
 func TestTLSIsWhatTheGrantAndTheAdminURLSay(t *testing.T) {
 	ca, cert, key := certificates(t)
 	other, _, _ := certificates(t)
-	own, err := servers.StartMariaDB(t.Context(), servers.MariaDBConfig{
-		Settings: map[string]string{"ssl-cert": "@cert.pem", "ssl-key": "@key.pem", "event-scheduler": "ON"},
-		Files:    map[string][]byte{"cert.pem": cert, "key.pem": key},
-	})
+	own, err := start(t.Context(), map[string]string{"ssl-cert": "@cert.pem", "ssl-key": "@key.pem", "event-scheduler": "ON"},
+		map[string][]byte{"cert.pem": cert, "key.pem": key})
 	if err != nil {
 		t.Fatal(err)
 	}

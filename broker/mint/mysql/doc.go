@@ -11,7 +11,7 @@
 //   - taking back locks the account first, then ends sessions, then takes rights,
 //     and each step can be repeated; what was half done is finished;
 //   - only accounts whose name is in full one of this deployment's are touched,
-//     on MySQL only those that bear our mark besides;
+//     and no job can take that name off its account;
 //   - no statement of ours is prepared in the server, and none holds anything of
 //     a CI token that is not letters, digits and a few harmless signs;
 //   - nothing of the admin URL, and no statement, is in an error.

@@ -108,6 +108,8 @@ func words(code uint16) string {
 var told = map[uint16]string{
 	codeWrongPassword:    "the server does not accept the admin credential",
 	codeNotByThisPlugin:  "the server does not accept the admin credential",
+	3118:                 "the admin's account is locked",
+	4151:                 "the admin's account is locked",
 	1130:                 "the server does not let us connect from here",
 	1129:                 "the server has blocked our host",
 	codeNoConnection:     "the server has no connection left",

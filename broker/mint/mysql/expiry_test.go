@@ -40,15 +40,30 @@ func TestTheServerEndsUserAndSessionsByItselfAtTheExpiry(t *testing.T) {
 	if u.field["expiry"] != "server" {
 		t.Errorf("the job is told that the %s ends it", u.field["expiry"])
 	}
-	c := u.login(t)
+	upper := strings.ToUpper(u.name()) // the server compares loosely
+	exec(t, admin, "CREATE USER `"+upper+"`@`%`")
+	t.Cleanup(func() { afterwards(t, "DROP USER `"+upper+"`@`%`") })
+	other, err := session(t.Context(), dsn(server, upper, "", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	c, idle := u.login(t), u.login(t)
 	if _, err := c.ExecContext(t.Context(), "DO SLEEP(10)"); err == nil {
 		t.Error("a session went on after the expiry")
 	}
 	if late := time.Since(u.lease.NotAfter); late < 0 || late > 3*time.Second {
 		t.Errorf("it ended %v after the expiry", late)
 	}
+	until(t, time.Second, "all its sessions have ended", func() bool {
+		_, err := idle.ExecContext(t.Context(), "DO 1")
+		return err != nil && sessions(t, admin, u) == 0
+	})
+	if _, err := other.ExecContext(t.Context(), "DO 1"); err != nil {
+		t.Errorf("a session of another account was ended: %v", err)
+	}
 	until(t, 3*time.Second, "the event is gone", func() bool {
-		return ask[int](t, admin, "SELECT COUNT(*) FROM mysql.event WHERE name = ?", u.name()) == 0
+		return ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_NAME = ?", u.name()) == 0
 	})
 	if _, err := u.tryLogin(t.Context()); !refused(err, 1045) || accounts(t, admin, u.name()) != 0 {
 		t.Errorf("it can log in: %v", err)
@@ -59,8 +74,8 @@ func TestTheServerEndsUserAndSessionsByItselfAtTheExpiry(t *testing.T) {
 	revoke(t, m, u)
 }
 
-// An event cannot end sessions on MySQL, nor where the admin has lost the right
-// to: they outlive the account.
+// An event cannot end sessions where the admin has lost the right to: they
+// outlive the account.
 func TestASessionWhoseAccountIsGoneIsHeldUntilItIsEnded(t *testing.T) {
 	m, admin := plainMinter(t), root(t)
 	u := mint(t, m, orderFor(roleGrant, 2*time.Second))
@@ -110,7 +125,7 @@ func TestAServerThatRunsNoEventsIsSpokenOf(t *testing.T) {
 				t.Errorf("%s: the job is told that the %s ends it", expiry, f.Value.Reveal())
 			}
 		}
-		if n := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.event"); n != 0 {
+		if n := ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS"); n != 0 {
 			t.Errorf("%s: %d events were made that nobody runs", expiry, n)
 		}
 		if err := m.Revoke(t.Context(), broker.Lease{Handle: h, Grant: o.Grant}); err != nil {
@@ -123,11 +138,11 @@ func TestAServerThatRunsNoEventsIsSpokenOf(t *testing.T) {
 			t.Errorf("%s: %v", expiry, err)
 		}
 		u := mintOn(t, own, m, orderFor(params(expiry), time.Minute))
-		if n := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.event"); n != events {
+		if n := ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS"); n != events {
 			t.Errorf("%s: %d events, want %d", expiry, n, events)
 		}
 		revoke(t, m, u)
-		if n := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.event"); n != 0 {
+		if n := ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS"); n != 0 {
 			t.Errorf("%s: the event outlives its user", expiry)
 		}
 	}
@@ -159,7 +174,7 @@ func TestAMintThatBreaksOffAnywhereIsUndoneByItsName(t *testing.T) {
 			t.Fatal(err)
 		}
 		admin := rootOn(t, own)
-		events := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.event WHERE name = ?", string(h))
+		events := ask[int](t, admin, "SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_NAME = ?", string(h))
 		if accounts(t, admin, string(h)) > events || (events == 1) != (n > 0) {
 			t.Errorf("after %d statements: an account without the event that ends it", n)
 		}

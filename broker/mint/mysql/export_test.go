@@ -2,6 +2,7 @@ package mysql
 
 import (
 	"context"
+	"crypto/rand"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -14,7 +15,10 @@ var (
 	QuoteText     = quoteText
 	LockName      = lockName
 	NativeHash    = nativeHash
+	SHA2Digest    = sha2Digest
 )
+
+const MintConnections = mintConnections
 
 // ServerOf connects with an admin URL and says what sort of server it is.
 func ServerOf(ctx context.Context, url string) (string, int, error) {
@@ -60,6 +64,20 @@ func MintSteps(ctx context.Context, m broker.Minter, o broker.Order, n int, betw
 		return nil
 	})
 	return total, err
+}
+
+// Statements are what a mint runs for an order, given the schema.
+func Statements(o broker.Order, h broker.Handle, schema string, mariadb bool) ([]string, error) {
+	p, err := parseParams(o.Grant.Params)
+	if err != nil {
+		return nil, err
+	}
+	u := newUser{handle: h, notAfter: o.NotAfter, params: p, note: newNote(o), server: server{mariadb: mariadb, version: 101100, tls: true}, home: quoteName(schema)}
+	password, err := newPassword(rand.Reader)
+	if err == nil {
+		u.identified, err = identified(u.server.auth(), password, rand.Reader)
+	}
+	return u.statements(), err
 }
 
 // RevokeSteps does the first n steps of a revocation, and says how many there

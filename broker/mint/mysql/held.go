@@ -17,7 +17,6 @@ import (
 type trace struct {
 	hosts    []string
 	unlocked bool      // one of the accounts is
-	foreign  bool      // one has our name but not our mark
 	looked   time.Time // when it was last found to be the definer of something
 }
 
@@ -36,7 +35,7 @@ func (m *minter) Held(ctx context.Context) ([]broker.Held, error) {
 		}
 		for _, name := range slices.Sorted(maps.Keys(found)) {
 			h, expires, ours := broker.ParseHandle(m.deployment, name)
-			if t := found[name]; ours && !t.foreign {
+			if t := found[name]; ours {
 				kept := !t.unlocked && c.now.Before(t.looked.Add(m.lookAgain))
 				held = append(held, broker.Held{Handle: h, Expires: expires, Overdue: overdue(c.now, expires) && !kept})
 			}
@@ -60,7 +59,6 @@ func (c *conn) traces(ctx context.Context, prefix string) (map[string]trace, err
 		t := found[a.name]
 		t.hosts = append(t.hosts, a.host)
 		t.unlocked = t.unlocked || !a.locked
-		t.foreign = t.foreign || !a.ours
 		found[a.name] = t
 	}
 	add := func(query string, args ...any) error {
@@ -75,7 +73,7 @@ func (c *conn) traces(ctx context.Context, prefix string) (map[string]trace, err
 	if err := add("SELECT DISTINCT USER FROM information_schema.PROCESSLIST WHERE LEFT(USER, ?) = ?", len(prefix), prefix); err != nil {
 		return nil, err
 	}
-	if id, err := c.identity(ctx); err != nil || id == "" {
+	if id, err := c.identity(); err != nil || id == "" {
 		return found, err // there is no schema of ours
 	}
 	if err := add("SELECT EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA = ? AND LEFT(EVENT_NAME, ?) = ?", c.schema, len(prefix), prefix); err != nil {
@@ -97,22 +95,23 @@ func (c *conn) traces(ctx context.Context, prefix string) (map[string]trace, err
 
 // row of the server's table of accounts.
 type accountRow struct {
-	name, host   string
-	locked, ours bool
+	name, host string
+	locked     bool
 }
 
-// accounts lists accounts by the beginning of their name. On MariaDB there is
-// no place on an account for our mark, so the name has to do.
+// accounts lists accounts by the beginning of their name. The name alone says
+// that one is ours: a job on MySQL can rewrite its account's ATTRIBUTE, if it
+// changes its password in the same statement.
 func (c *conn) accounts(ctx context.Context, prefix string) ([]accountRow, error) {
-	query := "SELECT User, Host, COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') IN ('1', 'true'), 1 FROM mysql.global_priv WHERE LEFT(User, ?) = ?" +
+	query := "SELECT User, Host, COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') IN ('1', 'true') FROM mysql.global_priv WHERE LEFT(User, ?) = ?" +
 		" AND COALESCE(JSON_VALUE(Priv, '$.is_role'), '0') = '0'"
 	if !c.server.mariadb {
-		query = "SELECT User, Host, account_locked = 'Y', COALESCE(User_attributes->>'$.metadata.by', '') = '" + ourMark + "' FROM mysql.user WHERE LEFT(User, ?) = ?"
+		query = "SELECT User, Host, account_locked = 'Y' FROM mysql.user WHERE LEFT(User, ?) = ?"
 	}
 	var list []accountRow
 	err := c.rows(ctx, func(scan func(...any) error) error {
 		var a accountRow
-		err := scan(&a.name, &a.host, &a.locked, &a.ours)
+		err := scan(&a.name, &a.host, &a.locked)
 		if strings.HasPrefix(a.name, prefix) {
 			list = append(list, a)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	osexec "os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -42,7 +43,7 @@ func TestTheClientLogsInWithTheEnvironmentOnly(t *testing.T) {
 		if strings.Contains(params, "127") {
 			host = "127.0.0.%"
 		}
-		want := strings.Join([]string{u.name() + "@" + host, "app_rw", "app_db", u.env["MYSQL_TCP_PORT"]}, "\t")
+		want := strings.Join([]string{u.name() + "@" + host, onMySQL(`"app_rw"@"%"`, "app_rw"), "app_db", u.env["MYSQL_TCP_PORT"]}, "\t")
 		if got := strings.TrimSpace(string(out)); err != nil || got != want {
 			t.Errorf("%s: got %q (%v), want %q", params, got, err, want)
 		}
@@ -50,6 +51,19 @@ func TestTheClientLogsInWithTheEnvironmentOnly(t *testing.T) {
 }
 
 func TestTheServerStoresWhatItWouldHaveComputed(t *testing.T) {
+	if server.IsMySQL() {
+		anew(t, root(t), "USER of_stored@'%' IDENTIFIED BY 'abcdefghijklmnopqrstuvwxyz234567'")
+		want := ask[string](t, root(t), "SELECT authentication_string FROM mysql.user WHERE User = 'of_stored'")
+		begin, salt := want[:len("$A$005$")], want[len("$A$005$"):][:20]
+		thousands, err := strconv.ParseInt(begin[3:6], 16, 0) // as the server is set, 5 or 10
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := begin + salt + mysql.SHA2Digest(broker.NewSecret("abcdefghijklmnopqrstuvwxyz234567"), []byte(salt), int(thousands)*1000); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		return
+	}
 	want := ask[string](t, root(t), "SELECT PASSWORD('abcdefghijklmnopqrstuvwxyz234567')")
 	if got := mysql.NativeHash(broker.NewSecret("abcdefghijklmnopqrstuvwxyz234567")); got != want {
 		t.Errorf("got %s, want %s", got, want)
@@ -57,7 +71,7 @@ func TestTheServerStoresWhatItWouldHaveComputed(t *testing.T) {
 }
 
 func TestAWrongPasswordIsRefused(t *testing.T) {
-	for _, auth := range []string{"native", "ed25519"} {
+	for _, auth := range auths() {
 		u := mint(t, plainMinter(t), orderFor(grant(`{"roles": ["app_rw"], "require": "none", "auth": "`+auth+`"}`), time.Minute))
 		_ = u.login(t)
 		u.env["MYSQL_PWD"] += "x"
@@ -80,7 +94,7 @@ func TestARightOnADatabaseIsNoneOnOneOfASimilarName(t *testing.T) {
 	c := u.login(t)
 	exec(t, c, "INSERT INTO app_db.orders VALUES (UNIX_TIMESTAMP())")
 	for statement, number := range map[string]uint16{
-		"INSERT INTO appxdb.orders VALUES (1)": 1142, "DELETE FROM app_db.orders": 1142, "SELECT * FROM mysql.global_priv": 1142,
+		"INSERT INTO appxdb.orders VALUES (1)": 1142, "DELETE FROM app_db.orders": 1142, "SELECT * FROM mysql.user": 1142,
 		"FLUSH TABLES WITH READ LOCK": 1227, "LOCK TABLES app_db.orders WRITE": 1044, "CREATE USER x@'%'": 1227, "GRANT SELECT ON app_db.* TO mallory@'%'": 1044,
 		"ALTER USER CURRENT_USER() ACCOUNT UNLOCK": 1227,
 	} {
@@ -92,7 +106,7 @@ func TestARightOnADatabaseIsNoneOnOneOfASimilarName(t *testing.T) {
 
 func TestTheServersLogHoldsNoPassword(t *testing.T) {
 	m := plainMinter(t)
-	for _, auth := range []string{"native", "ed25519"} {
+	for _, auth := range auths() {
 		u := mint(t, m, orderFor(grant(`{"roles": ["app_rw"], "require": "none", "auth": "`+auth+`"}`), time.Minute))
 		exec(t, u.login(t), "DO 'seen'")
 		revoke(t, m, u)
@@ -142,13 +156,51 @@ func TestOpenSessionsEndWhenTheUserIsTakenBack(t *testing.T) {
 func TestAJobThatChangedItsPasswordIsTakenBackAllTheSame(t *testing.T) {
 	m := plainMinter(t)
 	u := mint(t, m, orderFor(roleGrant, time.Minute))
-	exec(t, u.login(t), "SET PASSWORD = PASSWORD('known')")
+	exec(t, u.login(t), onMySQL("SET PASSWORD = 'known'", "SET PASSWORD = PASSWORD('known')"))
 	u.env["MYSQL_PWD"] = "known"
 	_ = u.login(t)
 	revoke(t, m, u)
 	if _, err := u.tryLogin(t.Context()); !refused(err, 1045) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A job may change its own password. With it MySQL lets it rewrite the note on
+// its account as well: whatever says that an account is ours must not be there.
+func TestAJobCannotHideItsAccountFromUs(t *testing.T) {
+	m, admin := plainMinter(t), root(t)
+	for _, attack := range []string{
+		`ATTRIBUTE '{"by": null, "lease": null}'`, `ATTRIBUTE '{"by": "somebody"}'`, "COMMENT 'not yours'", "ACCOUNT UNLOCK", "REQUIRE NONE", "WITH MAX_USER_CONNECTIONS 0",
+	} {
+		for _, begin := range []string{"ALTER USER CURRENT_USER() ", "ALTER USER CURRENT_USER() IDENTIFIED BY 'known' "} {
+			u := mint(t, m, orderFor(roleGrant, time.Minute))
+			c := u.login(t)
+			if _, err := c.ExecContext(t.Context(), begin+attack); err == nil {
+				u.env["MYSQL_PWD"] = "known"
+				if !server.IsMySQL() || !strings.Contains(begin, "IDENTIFIED") || !strings.HasPrefix(attack, "ATTRIBUTE") && !strings.HasPrefix(attack, "COMMENT") {
+					t.Errorf("a job may say %s%s", begin, attack)
+				}
+			}
+			if _, ok := heldAs(t, m, u.lease.Handle); !ok {
+				t.Errorf("%s%s: it is not held", begin, attack)
+			}
+			if err := m.Revoke(t.Context(), broker.Lease{Handle: u.lease.Handle}); err != nil {
+				t.Errorf("%s%s: %v", begin, attack, err)
+			}
+			if accounts(t, admin, u.name()) != 0 || sessions(t, admin, u) != 0 {
+				t.Errorf("%s%s: it is still there", begin, attack)
+			}
+			if _, err := u.tryLogin(t.Context()); !refused(err, 1045) {
+				t.Errorf("%s%s: it can log in: %v", begin, attack, err)
+			}
+		}
+	}
+	u := mint(t, m, orderFor(roleGrant, time.Minute))
+	_, err := u.login(t).ExecContext(t.Context(), "RENAME USER CURRENT_USER() TO x@'%'")
+	if !refused(err, 1227) {
+		t.Errorf("a job may rename itself: %v", err)
+	}
+	revoke(t, m, u)
 }
 
 // A user of MariaDB may let others stand in for it. That is of use to those only
@@ -330,7 +382,7 @@ func TestARevocationGoesOnWhileALongTransactionIsUndone(t *testing.T) {
 	c := u.login(t)
 	exec(t, c, "CREATE TABLE app_db.big (n INT PRIMARY KEY AUTO_INCREMENT, s CHAR(200)) ENGINE = InnoDB")
 	t.Cleanup(func() { afterwards(t, "DROP TABLE app_db.big") })
-	exec(t, c, "START TRANSACTION", "INSERT INTO app_db.big (s) SELECT 'x' FROM seq_1_to_200000")
+	exec(t, c, "START TRANSACTION", "INSERT INTO app_db.big (s) SELECT 'x' FROM information_schema.COLLATIONS a, information_schema.COLLATIONS b, information_schema.COLLATIONS c LIMIT 200000")
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		err := m.Revoke(t.Context(), u.lease)
 		if accounts(t, admin, u.name()) != 0 {
@@ -380,14 +432,15 @@ func TestRolesWithWhichAJobCouldMakeUsersAreRefused(t *testing.T) {
 	admin := root(t)
 	for role, setup := range map[string]string{
 		"great": "", "indirect": "", "r_grant": "GRANT SELECT ON app_db.* TO r_grant WITH GRANT OPTION", "r_admin": "GRANT app_rw TO r_admin WITH ADMIN OPTION",
-		"r_mysql": "GRANT UPDATE ON mysql.* TO r_mysql", "r_priv": "GRANT INSERT ON mysql.global_priv TO r_priv", "r_home": "GRANT DROP ON `day%`.* TO r_home",
+		"r_mysql": "GRANT UPDATE ON mysql.* TO r_mysql", "r_priv": "GRANT INSERT ON mysql." + onMySQL("user", "global_priv") + " TO r_priv", "r_home": "GRANT DROP ON `day%`.* TO r_home",
 		"r_all": "GRANT ALL PRIVILEGES ON *.* TO r_all", "r_reload": "GRANT RELOAD ON *.* TO r_reload", "r_lock": "GRANT SELECT, LOCK TABLES ON *.* TO r_lock",
 		"r_exec": "GRANT EXECUTE ON PROCEDURE app_db.r_proc TO r_exec WITH GRANT OPTION", "r_missing": "-",
 	} {
 		switch {
 		case setup == "", setup == "-":
 		default:
-			exec(t, admin, "CREATE OR REPLACE ROLE "+role, "CREATE OR REPLACE PROCEDURE app_db.r_proc() SELECT 1", setup)
+			anew(t, admin, "ROLE "+role, "PROCEDURE app_db.r_proc() SELECT 1")
+			exec(t, admin, setup)
 		}
 		o := orderFor(grant(`{"roles": ["`+role+`"], "require": "none"}`), time.Minute)
 		m := superMinter(t)
@@ -418,7 +471,7 @@ func TestRolesWithWhichAJobCouldMakeUsersAreRefused(t *testing.T) {
 
 func TestHostileClaimsReachTheServerAsHarmlessLettersOnly(t *testing.T) {
 	m, admin := plainMinter(t), root(t)
-	before := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.global_priv")
+	before := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.user")
 	for i, text := range []string{
 		`'; DROP USER mallory; --`, `\'; DROP USER mallory; --`, `\\'`, "` ; DROP USER mallory; #", "line\nbreak\r\t\x00", `"},{"by":"x"`,
 		"naïve \U0001F600 \xff", strings.Repeat("é", 300), `/*! DROP USER mallory */`, "",
@@ -429,7 +482,7 @@ func TestHostileClaimsReachTheServerAsHarmlessLettersOnly(t *testing.T) {
 		u := mint(t, m, o)
 		revoke(t, m, u)
 	}
-	if after := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.global_priv"); after != before {
+	if after := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.user"); after != before {
 		t.Errorf("there were %d accounts, there are %d", before, after)
 	}
 }

@@ -83,7 +83,7 @@ func (c *conn) create(ctx context.Context, u *newUser) (string, error) {
 	if c.events {
 		u.home = c.home()
 	}
-	own, err := renderAll(u.params.Statements.Create, u.params.values(u.handle, u.note.Lease, u.notAfter))
+	own, err := renderAll(u.params.Statements.Create, u.params.values(c.server, u.handle, u.note.Lease, u.notAfter))
 	if err != nil {
 		return "", err
 	}

@@ -186,8 +186,8 @@ func (p *params) checkStatements() []error {
 }
 
 // values are what the placeholders of its statements stand for.
-func (p params) values(h broker.Handle, lease broker.LeaseID, notAfter time.Time) values {
-	return values{handle: h, host: p.ClientHost, database: p.Database, lease: lease, expiry: notAfter.UTC().Format(time.DateTime)}
+func (p params) values(s server, h broker.Handle, lease broker.LeaseID, notAfter time.Time) values {
+	return values{server: s, handle: h, host: p.ClientHost, database: p.Database, lease: lease, expiry: notAfter.UTC().Format(time.DateTime)}
 }
 
 // hostSigns are what the host part of an account may be made of.

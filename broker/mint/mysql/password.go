@@ -41,7 +41,7 @@ func identified(auth string, password broker.Secret, random io.Reader) (broker.S
 		if err != nil {
 			return broker.Secret{}, err
 		}
-		stored := "$A$005$" + string(salt) + sha2Digest(password, salt)
+		stored := "$A$005$" + string(salt) + sha2Digest(password, salt, sha2Rounds)
 		return broker.NewSecret("IDENTIFIED WITH 'caching_sha2_password' AS 0x" + strings.ToUpper(hex.EncodeToString([]byte(stored)))), nil
 	}
 	return broker.Secret{}, fmt.Errorf("auth %q is not known", auth)
@@ -64,7 +64,7 @@ func ed25519Key(password broker.Secret) string {
 
 const (
 	sha2SaltSize = 20
-	sha2Rounds   = 5000 // the server's least, which it writes as 005: hexadecimal thousands
+	sha2Rounds   = 5000 // the least that servers take, written as 005: hexadecimal thousands
 )
 
 // newSalt draws a salt of letters and digits. MySQL takes any bytes of 7 bits
@@ -84,7 +84,7 @@ const cryptLetters = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst
 
 // sha2Digest is the digest of SHA-crypt (SHA-256) with a salt of 20 bytes, which
 // is what caching_sha2_password stores.
-func sha2Digest(password broker.Secret, salt []byte) string {
+func sha2Digest(password broker.Secret, salt []byte, rounds int) string {
 	key := []byte(password.Reveal())
 	alternate := sum(key, salt, key)
 	start := [][]byte{key, salt, repeat(alternate, len(key))}
@@ -98,7 +98,7 @@ func sha2Digest(password broker.Secret, salt []byte) string {
 	digest := sum(start...)
 	p := repeat(sum(times(key, len(key))...), len(key))
 	s := repeat(sum(times(salt, 16+int(digest[0]))...), len(salt))
-	for i := range sha2Rounds {
+	for i := range rounds {
 		var parts [][]byte
 		first, last := digest, p
 		if i&1 == 1 {

@@ -145,6 +145,7 @@ type server struct {
 	mariadb bool
 	version int // such as 101119
 	tls     bool
+	literal bool // a database in GRANT is a name and no pattern: MySQL's partial_revokes
 }
 
 func (s server) String() string {
@@ -174,7 +175,8 @@ type conn struct {
 	lacks    []string // the rights the admin needs and does not have
 	broken   bool     // it may hold a lock that it should not
 
-	readOnly bool      // as of the last probe
+	mark     string    // the server's, as of the last probe; see identity
+	readOnly bool      // as of then
 	events   bool      // whether the server runs events, as of then
 	now      time.Time // the server's clock then
 }
@@ -251,6 +253,39 @@ func (c *conn) rows(ctx context.Context, each func(scan func(...any) error) erro
 		}
 	}
 	return scrub(rows.Err())
+}
+
+// sessionsOf lists a user's sessions. Of the ways to ask, SHOW is the one for
+// which the server writes no temporary table; its columns differ by server, and
+// begin with these two.
+func (c *conn) sessionsOf(ctx context.Context, user string) ([]uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, statementWithin)
+	defer cancel()
+	rows, err := c.session.QueryContext(ctx, "SHOW PROCESSLIST")
+	if err != nil {
+		return nil, scrub(err)
+	}
+	defer func() { _ = rows.Close() }() // read to the end, or given up
+	columns, err := rows.Columns()
+	if err != nil || len(columns) < 2 {
+		return nil, errors.New("the server does not list its sessions")
+	}
+	var id uint64
+	var name string
+	dest := []any{&id, &name}
+	for range columns[2:] {
+		dest = append(dest, new(sql.RawBytes))
+	}
+	var ids []uint64
+	for rows.Next() {
+		if err := rows.Scan(dest...); err != nil {
+			return nil, scrub(err)
+		}
+		if name == user {
+			ids = append(ids, id)
+		}
+	}
+	return ids, scrub(rows.Err())
 }
 
 // texts reads the first column of all rows.

@@ -54,6 +54,8 @@ var (
 	defaultLine   = regexp.MustCompile("^SET DEFAULT ROLE " + shownName + " FOR " + shownWho + "$")
 	privilegeLine = regexp.MustCompile("^GRANT ((?:[A-Z_ ,]|\\((?:" + shownName + "|[, ])+\\))+) ON (?:(?:TABLE|PROCEDURE|FUNCTION|PACKAGE|PACKAGE BODY) )?" +
 		"(\\*|" + shownName + ")\\.(\\*|" + shownName + ") TO (" + shownWho + ")(.*)$")
+	// With partial_revokes MySQL also prints what is taken from rights on everything.
+	takenLine  = regexp.MustCompile("^REVOKE [A-Z_ ,]+ ON " + shownName + "\\.\\* FROM " + shownWho + "$")
 	columnList = regexp.MustCompile(`\([^)]*\)`)
 )
 
@@ -92,7 +94,7 @@ func tooGreat(line string, ours string) string {
 		}
 		return "" // the other role is looked at itself
 	}
-	if defaultLine.MatchString(line) {
+	if defaultLine.MatchString(line) || takenLine.MatchString(line) {
 		return ""
 	}
 	s, ok := readShown(line)
@@ -157,8 +159,7 @@ func missing(lines []string, s server) []string {
 	return list
 }
 
-// escapePattern makes a pattern that only the name itself matches. Where MySQL
-// has partial_revokes on, wildcards are none, escaped or not.
+// escapePattern makes a pattern that only the name itself matches.
 func escapePattern(name string) string {
 	return strings.NewReplacer(`_`, `\_`, `%`, `\%`).Replace(name)
 }

@@ -36,7 +36,7 @@ func (m *minter) Revoke(ctx context.Context, l broker.Lease) error {
 		if err := c.primary(); err != nil {
 			return err
 		}
-		id, err := c.identity(ctx)
+		id, err := c.identity()
 		if err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func (m *minter) revocation(c *conn, h broker.Handle, l broker.Lease) *revocatio
 	if err != nil { // an orphan has none
 		p = params{OnOwned: onOwnedKeep}
 	}
-	return &revocation{conn: c, handle: h, params: p, values: p.values(h, l.ID, l.NotAfter), sessionEnd: m.sessionEnd}
+	return &revocation{conn: c, handle: h, params: p, values: p.values(c.server, h, l.ID, l.NotAfter), sessionEnd: m.sessionEnd}
 }
 
 // step is one step of a revocation.
@@ -108,11 +108,7 @@ func (r *revocation) find(ctx context.Context) error {
 	r.hosts = nil
 	list, err := r.accounts(ctx, string(r.handle))
 	for _, a := range list {
-		switch {
-		case a.name != string(r.handle):
-		case !a.ours:
-			return fmt.Errorf("%q@%q has a name of ours but not our mark; left alone", a.name, a.host)
-		default:
+		if a.name == string(r.handle) {
 			r.hosts = append(r.hosts, a.host)
 		}
 	}
@@ -239,16 +235,7 @@ func (r *revocation) terminate(ctx context.Context) error {
 
 // kill tells the user's sessions to end, and says how many there were.
 func (r *revocation) kill(ctx context.Context) (int, error) {
-	var ids []uint64
-	err := r.rows(ctx, func(scan func(...any) error) error {
-		var id uint64
-		var user string
-		err := scan(&id, &user)
-		if user == string(r.handle) { // the server compares loosely
-			ids = append(ids, id)
-		}
-		return err
-	}, "SELECT ID, USER FROM information_schema.PROCESSLIST WHERE USER = ?", string(r.handle))
+	ids, err := r.sessionsOf(ctx, string(r.handle))
 	if err != nil {
 		return 0, err
 	}

@@ -29,17 +29,24 @@ func (c *conn) identify(ctx context.Context) error {
 			return err
 		}
 	}
-	if c.server.mariadb {
-		var tls string
-		if _, err := c.row(ctx, []any{&tls}, "SELECT @@global.have_ssl"); err != nil {
-			return err
-		}
-		c.server.tls = tls == "YES"
-	} else {
-		c.server.tls = true // MySQL makes itself a certificate
+	if err := c.seeTLS(ctx); err != nil {
+		return err
 	}
 	rights, err := c.texts(ctx, "SHOW GRANTS")
 	c.lacks = missing(rights, c.server)
+	return err
+}
+
+// seeTLS reads whether the server speaks TLS. MySQL makes itself a certificate
+// where it has none; then and otherwise it says until when that is valid.
+func (c *conn) seeTLS(ctx context.Context) error {
+	var name, value string
+	query, is := "SHOW GLOBAL VARIABLES LIKE 'have_ssl'", func() bool { return value == "YES" }
+	if !c.server.mariadb {
+		query, is = "SHOW GLOBAL STATUS LIKE 'Ssl_server_not_after'", func() bool { return value != "" }
+	}
+	_, err := c.row(ctx, []any{&name, &value}, query)
+	c.server.tls = is()
 	return err
 }
 
@@ -85,25 +92,23 @@ func (s server) sessionStatements() []string {
 	return list
 }
 
-// probe proves that the server answers, and reads its clock and its part.
+// probe proves that the server answers, and reads its clock, its part and its
+// mark.
 func (c *conn) probe(ctx context.Context, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	query := "SELECT @@global.read_only, @@global.event_scheduler, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
-	if !c.server.mariadb {
-		query += ", @@global.super_read_only"
+	ofMySQL := "@@global.super_read_only, @@global.partial_revokes"
+	if c.server.mariadb {
+		ofMySQL = "0, 0"
 	}
-	var readOnly, scheduler string
-	superReadOnly := "0"
+	var readOnly, super, literal, scheduler string
 	var micros int64
-	dest := []any{&readOnly, &scheduler, &micros}
-	if !c.server.mariadb {
-		dest = append(dest, &superReadOnly)
-	}
-	if _, err := c.row(ctx, dest, query); err != nil {
+	if _, err := c.row(ctx, []any{&readOnly, &super, &literal, &scheduler, &micros, &c.mark}, "SELECT @@global.read_only, "+ofMySQL+
+		", @@global.event_scheduler, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED), COALESCE((SELECT TABLE_COMMENT"+ofMark+"), '')", c.schema); err != nil {
 		return err
 	}
-	c.readOnly, c.events, c.now = isOn(readOnly) || isOn(superReadOnly), scheduler == "ON", time.UnixMicro(micros)
+	c.server.literal = isOn(literal)
+	c.readOnly, c.events, c.now = isOn(readOnly) || isOn(super), scheduler == "ON", time.UnixMicro(micros)
 	return nil
 }
 
@@ -133,22 +138,23 @@ func (c *conn) home() string { return quoteName(c.schema) }
 // leaves in our schema. It goes with the data, to a replica that is promoted and
 // into a backup, which server_uuid, server_id and server_uid do not. It is the
 // comment of a table, for no setting of a server lets a crash undo that. Empty:
-// nobody has minted here.
-func (c *conn) identity(ctx context.Context) (string, error) {
-	var id string
-	_, err := c.row(ctx, []any{&id}, "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = 'daypass_server'", c.schema)
-	if err == nil && id != "" && !strings.HasPrefix(id, markPrefix) {
-		err = errors.New("the broker's own schema is damaged: the comment of its table daypass_server is no mark of ours")
+// nobody has minted here. It was read when the connection was taken.
+func (c *conn) identity() (string, error) {
+	if c.mark != "" && !strings.HasPrefix(c.mark, markPrefix) {
+		return "", errors.New("the broker's own schema is damaged: the comment of its table daypass_server is no mark of ours")
 	}
-	return id, err
+	return c.mark, nil
 }
 
-const markPrefix = "my-"
+const (
+	markPrefix = "my-"
+	ofMark     = " FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = 'daypass_server'"
+)
 
 // settle makes our schema and the server's mark, where they are not there, and
 // returns the mark.
 func (c *conn) settle(ctx context.Context) (string, error) {
-	id, err := c.identity(ctx)
+	id, err := c.identity()
 	if id != "" || err != nil {
 		return id, err
 	}
@@ -163,7 +169,10 @@ func (c *conn) settle(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("make the broker's own schema: %w", err)
 		}
 	}
-	if id, err = c.identity(ctx); err == nil && id == "" {
+	if _, err := c.row(ctx, []any{&c.mark}, "SELECT TABLE_COMMENT"+ofMark, c.schema); err != nil {
+		return "", err
+	}
+	if id, err = c.identity(); err == nil && id == "" {
 		err = errors.New("the broker's own schema cannot be read")
 	}
 	return id, err

@@ -17,6 +17,14 @@ func quoteName(s string) string { return "`" + strings.ReplaceAll(s, "`", "``") 
 // quoteDatabase quotes a database for GRANT, where it is a pattern.
 func quoteDatabase(s string) string { return quoteName(escapePattern(s)) }
 
+// database quotes a database for GRANT on this server.
+func (s server) database(name string) string {
+	if s.literal {
+		return quoteName(name)
+	}
+	return quoteDatabase(name)
+}
+
 // account is a user with its host part, quoted.
 func account(name, host string) string { return quoteName(name) + "@" + quoteName(host) }
 
@@ -35,8 +43,9 @@ func quoteText(s string) string {
 	return "'" + out.String() + "'"
 }
 
-// note is MySQL's ATTRIBUTE of an account: that it is ours, and whose it is.
-// Users of the server can read it.
+// note is MySQL's ATTRIBUTE of an account: that it is ours, and whose it is. It
+// is for people who look at the server. Nothing trusts it, since a job can
+// change its own.
 type note struct {
 	By    string         `json:"by"` // "daypass"
 	Lease broker.LeaseID `json:"lease,omitempty"`
@@ -53,7 +62,7 @@ func newNote(o broker.Order) note {
 	if len(place) > maxPlace {
 		place = place[:maxPlace]
 	}
-	return note{By: ourMark, Lease: o.Lease, Place: plain(place)}
+	return note{By: ourMark, Lease: broker.LeaseID(plain(string(o.Lease))), Place: plain(place)}
 }
 
 // plain keeps of a text what needs escaping neither in JSON nor in SQL; the
@@ -102,7 +111,7 @@ func (u newUser) statements() []string {
 		list = append(list, fmt.Sprintf("GRANT %s TO %s", u.server.role(role), name))
 	}
 	for _, database := range slices.Sorted(maps.Keys(u.params.Grants)) {
-		list = append(list, fmt.Sprintf("GRANT %s ON %s.* TO %s", strings.Join(u.params.Grants[database], ", "), quoteDatabase(database), name))
+		list = append(list, fmt.Sprintf("GRANT %s ON %s.* TO %s", strings.Join(u.params.Grants[database], ", "), u.server.database(database), name))
 	}
 	if u.params.DefaultRole != "" {
 		preposition := "TO"
@@ -138,19 +147,35 @@ func (u newUser) create(name string) string {
 	return sql
 }
 
-// event is what the server does by itself at the expiry. Where it can, it also
-// ends the sessions that are open. MySQL may refuse to drop who is named as the
-// definer of something, so there the account is locked before.
+// event is what the server does by itself at the expiry: the account goes, then
+// its sessions.
 func (u newUser) event(name string) string {
-	do := "ALTER USER IF EXISTS " + name + " ACCOUNT LOCK; DROP USER IF EXISTS " + name + ";"
-	if u.server.mariadb {
-		do = "DROP USER IF EXISTS " + name + "; KILL USER " + name + ";"
+	do := goOn + "DROP USER IF EXISTS " + name + "; KILL USER " + name + ";"
+	if !u.server.mariadb {
+		do = u.endOnMySQL(name)
 	}
 	comment := ourMark + " " + plain(string(u.note.Lease))
 	return fmt.Sprintf("CREATE EVENT %s.%s ON SCHEDULE AT %s ON COMPLETION NOT PRESERVE ENABLE COMMENT %s"+
-		" DO BEGIN DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; %s END",
+		" DO BEGIN %s END",
 		u.home, quoteName(string(u.handle)), quoteText(u.notAfter.UTC().Format("2006-01-02 15:04:05")),
 		quoteText(comment[:min(len(comment), 64)]), do)
+}
+
+// goOn has a block of statements do each, whether or not the one before failed.
+const goOn = "DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; "
+
+// endOnMySQL does the same on MySQL. It may refuse to drop who is named as the
+// definer of something, so the account is locked before, and loses what it may.
+// It has no KILL USER: sessions are ended one by one, so many at most that an
+// event always ends itself.
+func (u newUser) endOnMySQL(name string) string {
+	do := "DECLARE s BIGINT UNSIGNED; DECLARE n INT DEFAULT 0; " + goOn + lockStatement(name) + "; " + stripStatement(name) + "; "
+	for _, role := range slices.Sorted(slices.Values(u.params.Roles)) {
+		do += "REVOKE " + u.server.role(role) + " FROM " + name + "; "
+	}
+	return do + dropStatement(name) + "; REPEAT" +
+		" SET n = n + 1, s = (SELECT MAX(ID) FROM information_schema.PROCESSLIST WHERE CAST(USER AS BINARY) = " + quoteText(string(u.handle)) + " AND COMMAND <> 'Killed');" +
+		" KILL s; UNTIL s IS NULL OR n = 20000 END REPEAT;"
 }
 
 // The statements of taking back.

@@ -38,6 +38,7 @@ type values struct {
 	database string
 	expiry   string // UTC
 	lease    broker.LeaseID
+	server   server
 }
 
 // placeholders are all there are, each with its way of quoting.
@@ -46,7 +47,7 @@ var placeholders = map[string]func(values) string{
 	"name_literal":     func(v values) string { return quoteText(string(v.handle)) },
 	"host_literal":     func(v values) string { return quoteText(v.host) },
 	"database":         func(v values) string { return quoteName(v.database) },
-	"database_pattern": func(v values) string { return quoteDatabase(v.database) },
+	"database_pattern": func(v values) string { return v.server.database(v.database) },
 	"expiry":           func(v values) string { return quoteText(v.expiry) },
 	"lease":            func(v values) string { return quoteText(string(v.lease)) },
 }

@@ -79,7 +79,7 @@ func TestStatementsOfAGrantAreCheckedWhenItIsLoaded(t *testing.T) {
 }
 
 func TestPlaceholdersBringTheirQuotes(t *testing.T) {
-	v := params{ClientHost: "10.0.%", Database: "a_`'b"}.values("dp_prod_tabcde_abcdefghijkl", "dpl_'x", time.Date(2026, 11, 23, 14, 0, 0, 0, time.FixedZone("away", 2*3600)))
+	v := params{ClientHost: "10.0.%", Database: "a_`'b"}.values(server{}, "dp_prod_tabcde_abcdefghijkl", "dpl_'x", time.Date(2026, 11, 23, 14, 0, 0, 0, time.FixedZone("away", 2*3600)))
 	got, err := renderAll([]string{"CALL {{database}}.a({{name_literal}}, {{host_literal}}, {{expiry}}, {{lease}}, 'it''s')", "GRANT SELECT ON {{database_pattern}}.* TO {{account}}"}, v)
 	want := "CALL `a_``'b`.a('dp_prod_tabcde_abcdefghijkl', '10.0.%', '2026-11-23 12:00:00', 'dpl_%27x', 'it''s')\nGRANT SELECT ON `a\\_``'b`.* TO `dp_prod_tabcde_abcdefghijkl`@`10.0.%`"
 	if err != nil || strings.Join(got, "\n") != want {
