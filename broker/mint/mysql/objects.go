@@ -28,8 +28,8 @@ func (o object) dropStatement() (string, bool) {
 // "@". MySQL has all of it in one dictionary. MariaDB keeps routines and events
 // in tables that the admin may read, which is much cheaper than its
 // information_schema and hides none of them. To show a view it opens it, and its
-// own schemas have a hundred: so it is asked which schemas have views, and then
-// for those of each.
+// own schemas, which it is told to leave out, have a hundred: so it is asked which
+// schemas have views, and then for those of each.
 const (
 	triggersOf     = "SELECT 'TRIGGER', TRIGGER_SCHEMA, TRIGGER_NAME, DEFINER FROM information_schema.TRIGGERS WHERE DEFINER LIKE ?"
 	definedOnMySQL = "SELECT ROUTINE_TYPE, ROUTINE_SCHEMA, ROUTINE_NAME, DEFINER FROM information_schema.ROUTINES WHERE DEFINER LIKE ?" +
@@ -38,8 +38,8 @@ const (
 		" UNION ALL " + triggersOf
 	routinesAndEvents = "SELECT type, db, name, definer FROM mysql.proc WHERE definer LIKE ?" +
 		" UNION ALL SELECT 'EVENT', db, name, definer FROM mysql.event WHERE definer LIKE ?"
-	schemasWithViews = "SELECT DISTINCT TABLE_SCHEMA FROM information_schema.TABLES WHERE TABLE_TYPE = 'VIEW'"
-	viewsOf          = "SELECT 'VIEW', TABLE_SCHEMA, TABLE_NAME, DEFINER FROM information_schema.VIEWS WHERE TABLE_SCHEMA = ? AND DEFINER LIKE ?"
+	schemasOfViews = "SELECT TABLE_SCHEMA FROM information_schema.TABLES WHERE TABLE_TYPE = 'VIEW' AND TABLE_SCHEMA" // and notTheServers
+	viewsOf        = "SELECT 'VIEW', TABLE_SCHEMA, TABLE_NAME, DEFINER FROM information_schema.VIEWS WHERE TABLE_SCHEMA = ? AND DEFINER LIKE ?"
 
 	// lookWithin is for MariaDB, where the session allows a statement less.
 	lookWithin = "SET STATEMENT max_statement_time = 12 FOR "
@@ -81,17 +81,21 @@ func (r *revocation) defined(ctx context.Context, ours string, add func(query st
 	if err := add(lookWithin+routinesAndEvents, ours, ours); err != nil {
 		return err
 	}
-	if err := add(lookWithin+triggersOf, ours); err != nil {
+	if err := add(lookWithin+triggersOf+" AND TRIGGER_SCHEMA"+notTheServers(), ours); err != nil {
 		return err
 	}
-	schemas, err := r.texts(ctx, lookWithin+schemasWithViews)
-	for _, schema := range schemas {
-		if err == nil && !slices.Contains(systemSchemas, strings.ToLower(schema)) {
+	schemas, err := r.texts(ctx, lookWithin+schemasOfViews+notTheServers()) // each as often as it has views
+	slices.Sort(schemas)
+	for _, schema := range slices.Compact(schemas) {
+		if err == nil {
 			err = add(lookWithin+viewsOf, schema, ours)
 		}
 	}
 	return err
 }
+
+// notTheServers leaves out the servers' own schemas.
+func notTheServers() string { return " NOT IN ('" + strings.Join(systemSchemas, "', '") + "')" }
 
 // drop drops the account, or leaves it where it is the definer of something.
 func (r *revocation) drop(ctx context.Context) error {
