@@ -250,7 +250,7 @@ func TestJudgingAGroupLooksAtNobodyElseHoweverManyUsersThereAre(t *testing.T) {
 
 // Users come and go by the thousand. What grows with each of them would break
 // the database one day.
-func TestAThousandUsersLeaveNothingBehind(t *testing.T) {
+func TestFiveThousandUsersLeaveNothingBehind(t *testing.T) {
 	users := 300
 	if os.Getenv("DAYPASS_SOAK") != "" {
 		users = 5000
