@@ -160,7 +160,7 @@ func TestASubscriptionOfAJobStopsWhenItIsTakenBack(t *testing.T) {
 	}
 }
 
-// From PostgreSQL 16 on who makes a group may grant it, and is none of it.
+// Who makes a group may grant it, and is none of it.
 func TestAGroupThatTheAdminHasMadeItselfWillDo(t *testing.T) {
 	own, m := signalServer(t)
 	admin, super := connect(t, own.URL("dpadmin", adminPassword, "app")), connect(t, own.AdminURL("app"))

@@ -66,15 +66,18 @@ func (r *revocation) rollBack(ctx context.Context, c *conn, p prepared) error {
 		}
 	}
 	err := c.exec(ctx, "SET ROLE "+quoteName(p.Owner))
-	if codeOf(err) == codeNoRight && c.version >= 160000 {
+	if codeOf(err) == codeNoRight {
 		// A group that the admin has made itself: it may let itself become it,
-		// and from 16 on has to. It keeps nothing of that.
-		group := quoteName(p.Owner)
-		if err := c.exec(ctx, "GRANT "+group+" TO CURRENT_USER WITH INHERIT FALSE, SET TRUE"); err != nil {
+		// and has to. It keeps nothing of that.
+		undo := "REVOKE " + quoteName(p.Owner) + " FROM CURRENT_USER"
+		if c.version >= 160000 {
+			undo += " GRANTED BY CURRENT_USER"
+		}
+		if err := c.exec(ctx, become(c.version, p.Owner)); err != nil {
 			return err
 		}
-		defer func() { _ = c.exec(ctx, "REVOKE "+group+" FROM CURRENT_USER GRANTED BY CURRENT_USER") }()
-		err = c.exec(ctx, "SET ROLE "+group)
+		defer func() { _ = c.exec(ctx, undo) }()
+		err = c.exec(ctx, "SET ROLE "+quoteName(p.Owner))
 	}
 	if err != nil {
 		return err
