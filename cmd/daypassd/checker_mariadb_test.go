@@ -20,7 +20,8 @@ type mariaEngine struct{ admin string }
 func onMariaDB(admin string) engine { return &mariaEngine{admin} }
 
 // look reads the lists of accounts and of sessions. A session keeps the name of
-// who logged in when the account is gone. Roles are kept beside accounts, and
+// who logged in when the account is gone; one that is only about to log in may
+// be the checker's own, and is none yet. Roles are kept beside accounts, and
 // nobody logs in as one.
 func (e *mariaEngine) look(ctx context.Context) (sight, error) {
 	s := sight{users: map[string]bool{}}
@@ -39,7 +40,7 @@ func (e *mariaEngine) look(ctx context.Context) (sight, error) {
 			s.users[a[0]] = s.users[a[0]] || a[1] == "0" || a[1] == "false"
 		}
 	}
-	sessions, err := v.read(ctx, `SELECT USER FROM information_schema.PROCESSLIST WHERE USER LIKE 'dp\_%'`)
+	sessions, err := v.read(ctx, `SELECT USER FROM information_schema.PROCESSLIST WHERE USER LIKE 'dp\_%' AND COMMAND <> 'Connect'`)
 	if err != nil {
 		return s, err
 	}

@@ -255,37 +255,41 @@ func (c *conn) rows(ctx context.Context, each func(scan func(...any) error) erro
 	return scrub(rows.Err())
 }
 
-// sessionsOf lists a user's sessions. Of the ways to ask, SHOW is the one for
-// which the server writes no temporary table; its columns differ by server, and
-// begin with these two.
-func (c *conn) sessionsOf(ctx context.Context, user string) ([]uint64, error) {
+// processes tells of each session of the server its number, its user and what it
+// does. Of the ways to ask, SHOW is the one for which the server writes no
+// temporary table.
+func (c *conn) processes(ctx context.Context, each func(id uint64, user, command string)) error {
 	ctx, cancel := context.WithTimeout(ctx, statementWithin)
 	defer cancel()
 	rows, err := c.session.QueryContext(ctx, "SHOW PROCESSLIST")
 	if err != nil {
-		return nil, scrub(err)
+		return scrub(err)
 	}
 	defer func() { _ = rows.Close() }() // read to the end, or given up
 	columns, err := rows.Columns()
-	if err != nil || len(columns) < 2 {
-		return nil, errors.New("the server does not list its sessions")
+	if err != nil {
+		return scrub(err)
 	}
 	var id uint64
-	var name string
-	dest := []any{&id, &name}
-	for range columns[2:] {
-		dest = append(dest, new(sql.RawBytes))
+	var user, command string
+	wanted := map[string]any{"Id": &id, "User": &user, "Command": &command}
+	dest := make([]any, len(columns))
+	for i, name := range columns {
+		if dest[i] = wanted[name]; dest[i] == nil {
+			dest[i] = new(sql.RawBytes)
+		}
+		delete(wanted, name)
 	}
-	var ids []uint64
+	if len(wanted) > 0 {
+		return errors.New("the server does not list its sessions")
+	}
 	for rows.Next() {
 		if err := rows.Scan(dest...); err != nil {
-			return nil, scrub(err)
+			return scrub(err)
 		}
-		if name == user {
-			ids = append(ids, id)
-		}
+		each(id, user, command)
 	}
-	return ids, scrub(rows.Err())
+	return scrub(rows.Err())
 }
 
 // texts reads the first column of all rows.

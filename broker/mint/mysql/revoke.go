@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -207,44 +208,95 @@ func (r *revocation) dropEvent(ctx context.Context) error {
 	return r.exec(ctx, dropEventStatement(r.home(), r.handle))
 }
 
+// changeWithin is how long a session may be about to change its user before it
+// counts as one that hides.
+const changeWithin = 2 * time.Second
+
 // endSessions ends every session of the user, and returns when none is left. One
 // that rolls back is one that is left: the next attempt looks again, with or
 // without an account.
+//
+// A session that changes its user is listed under the name that it claims, and
+// goes on as before if that is refused; how long it takes is up to the client. So
+// those that are at it at the first look may be the user's, until they are seen
+// at something else. Nobody who means well takes long.
 func (r *revocation) endSessions(ctx context.Context) error {
 	if err := r.able(); err != nil { // we may not see them all
 		return err
 	}
-	deadline := time.Now().Add(r.sessionEnd)
+	begun := time.Now()
+	var hidden map[uint64]bool
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		n, err := r.kill(ctx)
-		if err != nil || n == 0 {
+		theirs, changing, err := r.sessions(ctx)
+		if err != nil {
+			return err
+		}
+		hidden = stillIn(hidden, changing)
+		n := len(theirs) + len(hidden)
+		if n == 0 {
+			return nil
+		}
+		if time.Since(begun) > changeWithin {
+			theirs = slices.AppendSeq(theirs, maps.Keys(hidden))
+		}
+		if err := r.kill(ctx, theirs); err != nil {
 			return err
 		}
 		pause(ctx, wait)
-		if ctx.Err() != nil || time.Now().After(deadline) {
+		if ctx.Err() != nil || time.Since(begun) > r.sessionEnd {
 			return fmt.Errorf("%d sessions were told to end and are still there, undoing what they did", n)
 		}
 	}
 }
 
-// terminate tells the user's sessions to end, and does not wait for it.
-func (r *revocation) terminate(ctx context.Context) error {
-	_, err := r.kill(ctx)
-	return err
-}
-
-// kill tells the user's sessions to end, and says how many there were.
-func (r *revocation) kill(ctx context.Context) (int, error) {
-	ids, err := r.sessionsOf(ctx, string(r.handle))
-	if err != nil {
-		return 0, err
-	}
-	for _, id := range ids {
-		if err := r.exec(ctx, fmt.Sprintf("KILL CONNECTION %d", id)); err != nil && codeOf(err) != codeNoSuchThread {
-			return 0, err
+// stillIn returns those of before that are among now; nil before is all of now.
+func stillIn(before map[uint64]bool, now []uint64) map[uint64]bool {
+	still := make(map[uint64]bool)
+	for _, id := range now {
+		if before == nil || before[id] {
+			still[id] = true
 		}
 	}
-	return len(ids), nil
+	return still
+}
+
+// terminate tells the user's sessions to end, and does not wait for it.
+func (r *revocation) terminate(ctx context.Context) error {
+	theirs, _, err := r.sessions(ctx)
+	if err != nil {
+		return err
+	}
+	return r.kill(ctx, theirs)
+}
+
+// sessions lists the user's sessions, and those of anybody that are changing
+// their user.
+func (r *revocation) sessions(ctx context.Context) (theirs, changing []uint64, err error) {
+	err = r.processes(ctx, func(id uint64, user, command string) {
+		switch {
+		case user == string(r.handle):
+			theirs = append(theirs, id)
+		case command == changingUser:
+			changing = append(changing, id)
+		}
+	})
+	return theirs, changing, err
+}
+
+// What a session does that has not shown yet that it is who it says.
+const (
+	loggingIn    = "Connect"
+	changingUser = "Change user"
+)
+
+// kill tells sessions to end.
+func (r *revocation) kill(ctx context.Context, ids []uint64) error {
+	for _, id := range ids {
+		if err := r.exec(ctx, fmt.Sprintf("KILL CONNECTION %d", id)); err != nil && codeOf(err) != codeNoSuchThread {
+			return err
+		}
+	}
+	return nil
 }
 
 // unlocked does a step, and again where a lock is in its way, after ending the
