@@ -117,7 +117,7 @@ func TestWhatADefinerLeftBehindIsListedEvenWhereItsEventWasFaster(t *testing.T) 
 		return refused(err, onMySQL[uint16](3118, 1045))
 	})
 	until(t, 5*time.Second, "the event has done the rest", func() bool {
-		return accounts(t, admin, u.name()) == onMySQL(1, 0)
+		return accounts(t, admin, u.name()) == onMySQL(1, 0) && ask[int](t, admin, "SELECT COUNT(*) FROM mysql.db WHERE User = ?", u.name()) == 0
 	})
 	inert(t, admin) // before any broker comes
 	revoke(t, m, u)
