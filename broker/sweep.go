@@ -11,7 +11,7 @@ import (
 
 const (
 	sweepEvery = 5 * time.Second
-	sweepBatch = 500 // leases taken up in one pass of one target
+	sweepBatch = 1000 // leases taken up in one pass of one target
 	crewFactor = 2   // workers for each turn: while some wait for books and journal, others have the turns
 )
 
