@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -86,27 +87,35 @@ func (r *mariaPair) asRoot(i int, statements ...string) error {
 // hostile is a job that takes every connection of a server, keeps what it has,
 // and goes on to ask for more, until the server does not know it any more.
 func (r *mariaPair) hostile(i int, b *broker1, w *watched) error {
-	const ttl = 8 * time.Second
+	const ttl, full = 12 * time.Second, 1040
 	ctx, cancel := context.WithTimeout(r.t.Context(), ttl+grace*time.Second)
 	defer cancel()
 	login := r.issueShort(ctx, b, w, pairGrants[i], ttl, false).field(0, "url")
-	taken := 0
-	for ctx.Err() == nil {
-		v, err := visitMariaDB(ctx, login)
-		switch {
-		case err == nil:
-			taken++
-			defer v.close()
-		case w.turnedAway(err):
-			if taken < 20 {
-				return fmt.Errorf("only %d connections were taken", taken)
+	var wasFull, wasEnded atomic.Bool
+	var asking sync.WaitGroup
+	for range 8 {
+		asking.Go(func() {
+			for ctx.Err() == nil && !wasEnded.Load() {
+				v, err := visitMariaDB(ctx, login)
+				switch {
+				case err == nil:
+					defer v.close()
+				case w.turnedAway(err):
+					wasEnded.Store(true)
+				default:
+					if mariaCode(err) == full {
+						wasFull.Store(true)
+					}
+					time.Sleep(time.Millisecond)
+				}
 			}
-			return nil
-		default:
-			time.Sleep(time.Millisecond)
-		}
+		})
 	}
-	return fmt.Errorf("a job that takes all connections, %d so far, still can after %v", taken, ttl+grace*time.Second)
+	asking.Wait()
+	if !wasFull.Load() || !wasEnded.Load() {
+		return fmt.Errorf("a job that takes all connections: all were taken: %v; it was ended within %v: %v", wasFull.Load(), ttl+grace*time.Second, wasEnded.Load())
+	}
+	return nil
 }
 
 // troubles come one after the other, to both servers at once.

@@ -15,13 +15,17 @@ import (
 )
 
 // mariaEngine asks a MariaDB.
-type mariaEngine struct{ admin string }
+type mariaEngine struct {
+	admin  string
+	before map[string]bool // the sessions of ours at the last look, by number
+}
 
-func onMariaDB(admin string) engine { return &mariaEngine{admin} }
+func onMariaDB(admin string) engine { return &mariaEngine{admin: admin} }
 
 // look reads the lists of accounts and of sessions. A session keeps the name of
-// who logged in when the account is gone; one that is only about to log in may
-// be the checker's own, and is none yet. Roles are kept beside accounts, and
+// who logged in when the account is gone. Who only tries to log in, as the checker
+// does, is listed by the name he says, and for a moment after he was refused: a
+// session is what is there at two looks. Roles are kept beside accounts, and
 // nobody logs in as one.
 func (e *mariaEngine) look(ctx context.Context) (sight, error) {
 	s := sight{users: map[string]bool{}}
@@ -40,15 +44,20 @@ func (e *mariaEngine) look(ctx context.Context) (sight, error) {
 			s.users[a[0]] = s.users[a[0]] || a[1] == "0" || a[1] == "false"
 		}
 	}
-	sessions, err := v.read(ctx, `SELECT USER FROM information_schema.PROCESSLIST WHERE USER LIKE 'dp\_%' AND COMMAND <> 'Connect'`)
+	sessions, err := v.read(ctx, `SELECT USER, ID FROM information_schema.PROCESSLIST WHERE USER LIKE 'dp\_%' AND COMMAND <> 'Connect'`)
 	if err != nil {
 		return s, err
 	}
+	there := map[string]bool{}
 	for _, one := range sessions {
 		if _, ours := expiryOf(one[0]); ours {
-			s.sessions = append(s.sessions, one[0])
+			there[one[1]] = true
+			if e.before[one[1]] {
+				s.sessions = append(s.sessions, one[0])
+			}
 		}
 	}
+	e.before = there
 	s.now, err = v.clock(ctx)
 	return s, err
 }

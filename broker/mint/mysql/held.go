@@ -70,8 +70,9 @@ func (c *conn) traces(ctx context.Context, prefix string) (map[string]trace, err
 		}
 		return err
 	}
-	// Anybody can say that he is one of ours, and take his time to prove it.
-	if err := add("SELECT DISTINCT USER FROM information_schema.PROCESSLIST WHERE LEFT(USER, ?) = ? AND COMMAND NOT IN (?, ?)",
+	// Anybody can say that he is one of ours, take his time to prove it, and be
+	// there for a moment after he could not.
+	if err := add("SELECT DISTINCT USER FROM information_schema.PROCESSLIST WHERE LEFT(USER, ?) = ? AND COMMAND NOT IN (?, ?) AND COALESCE(STATE, '') <> 'login'",
 		len(prefix), prefix, loggingIn, changingUser); err != nil {
 		return nil, err
 	}

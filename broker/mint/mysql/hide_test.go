@@ -2,13 +2,18 @@ package mysql_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha1"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/daypass-dev/daypass/broker"
 )
 
 // rawClient speaks the servers' protocol by itself, and so can stop half way.
@@ -132,13 +137,40 @@ func TestAStrangerWhoClaimsOneOfOurNamesIsNotHeld(t *testing.T) {
 	if n := ask[int](t, root(t), "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = '"+name+"'"); n != 2 {
 		t.Fatalf("%d sessions claim the name, want 2", n)
 	}
+	if holds(t, m, name) {
+		t.Error("the claim is held")
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	for range 8 {
+		asking.Go(func() {
+			for ctx.Err() == nil {
+				if c, err := session(ctx, dsn(server, name, "x", "")); err == nil {
+					_ = c.Close()
+					t.Error("a stranger got in")
+				}
+			}
+		})
+	}
+	const looks = 400
+	n := 0
+	for range looks {
+		if holds(t, m, name) {
+			n++
+		}
+	}
+	stop()
+	asking.Wait()
+	if n > 3 { // as it goes away one may look like any session, once in a thousand looks
+		t.Errorf("who was refused is held at %d of %d looks", n, looks)
+	}
+}
+
+func holds(t *testing.T, m broker.Minter, name string) bool {
+	t.Helper()
 	held, err := m.Held(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range held {
-		if string(h.Handle) == name {
-			t.Error("the claim is held")
-		}
-	}
+	return slices.ContainsFunc(held, func(h broker.Held) bool { return string(h.Handle) == name })
 }
