@@ -42,7 +42,11 @@ func dial(ctx context.Context, url broker.Secret, database string) (*conn, error
 	defer cancel()
 	pg, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return nil, fmt.Errorf("connect: %w", scrub(err))
+		err = scrub(err)
+		if codeOf(err) == codeNoRight { // the server's words name the database
+			err = &serverError{codeNoRight, "the admin may not connect to the database"}
+		}
+		return nil, fmt.Errorf("connect: %w", err)
 	}
 	c := &conn{pg: pg, from: url, endpoint: endpoint, database: config.Database, prepared: map[string]bool{}}
 	if err := errors.Join(c.identify(ctx), c.probe(ctx, connectWithin)); err != nil {

@@ -95,8 +95,10 @@ func words(e *pgconn.PgError) string {
 		return "the server is read-only"
 	case codeLockNotAvailable:
 		return "somebody else holds a lock for too long"
+	case codeWrongState:
+		return "the database, or what this is about, is in a state that does not allow it"
 	case codeNoRight, codeNoSuchRole, codeDependents, codeDeadlock, codeSerialization, codeInternal,
-		"42710", "54000", "53100", codeOutOfMemory, "0LP01", "22023", codeUnsupported, codeWrongState, codeNoSuchTable, "42883":
+		"42710", "54000", "53100", codeOutOfMemory, "0LP01", "22023", codeUnsupported, codeNoSuchTable, "42883":
 		return printable(e.Message)
 	default:
 		return "the server refused"

@@ -58,7 +58,7 @@ func (b Bare) Mint(ctx context.Context, o broker.Order, h broker.Handle) error {
 	var all pgconn.Batch
 	addAll(&all, []string{"BEGIN"})
 	all.ExecPrepared(locking, [][]byte{strconv.AppendInt(nil, lockKey(h), 10)}, nil, nil)
-	all.ExecPrepared(judgement, judgedValues(u.params.groups(), o.NotAfter), nil, nil)
+	all.ExecPrepared(judgement, judgedValues(u.params.groups(), o.NotAfter, b.database), nil, nil)
 	addAll(&all, append(u.statements(), "COMMIT"))
 	_, err = b.pg.PgConn().ExecBatch(ctx, &all).ReadAll()
 	return err
@@ -84,8 +84,8 @@ func ExplainJudgement(ctx context.Context, admin broker.Secret, group string, us
 		return "", err
 	}
 	defer c.close()
-	execute := "EXECUTE judged(ARRAY[" + quoteText(group) + "], 0)"
-	if err := c.exec(ctx, "PREPARE judged(text[], bigint) AS "+judgedQuery+";"+execute); err != nil {
+	execute := "EXECUTE judged(ARRAY[" + quoteText(group) + "], 0, current_database())"
+	if err := c.exec(ctx, "PREPARE judged(text[], bigint, text) AS "+judgedQuery+";"+execute); err != nil {
 		return "", err
 	}
 	users()

@@ -90,7 +90,7 @@ func (m *minter) CheckGrant(ctx context.Context, g broker.Grant) error {
 		return err
 	}
 	return m.failed("check", m.minting.with(ctx, func(c *conn) error {
-		if err := c.checkGroups(ctx, p.groups()); err != nil || p.Database == "" {
+		if err := c.checkGroups(ctx, p.groups(), c.database); err != nil || p.Database == "" {
 			return err
 		}
 		var there bool

@@ -293,7 +293,14 @@ func TestHostileClaimsAreACommentAndNothingElse(t *testing.T) {
 }
 
 func TestGroupsThatCouldMakeUsersOfTheirOwnAreRefused(t *testing.T) {
+	admin := adminConn(t)
+	exec(t, admin, `CREATE ROLE hands_on; CREATE ROLE ends_sessions; CREATE ROLE leads_to_owner;
+		GRANT mallory TO hands_on WITH ADMIN OPTION; GRANT pg_signal_backend TO ends_sessions`)
+	exec(t, admin, "CREATE ROLE owns_database; GRANT owns_database TO leads_to_owner; ALTER DATABASE app OWNER TO owns_database")
+	defer exec(t, admin, "ALTER DATABASE app OWNER TO postgres; DROP ROLE hands_on, ends_sessions, leads_to_owner, owns_database")
 	for group, want := range map[string]string{
+		"hands_on": "gives a role WITH ADMIN OPTION", "ends_sessions": "gives pg_signal_backend",
+		"owns_database": "gives the database of the admin URL, as its owner", "leads_to_owner": "gives the database of the admin URL, as its owner",
 		"postgres": "could not be taken back", "great": "could not be taken back", "indirect": "could not be taken back",
 		"pg_execute_server_program": "could not be taken back", "dpadmin": "could not be taken back", "nobody_of_this_name": "does not exist",
 	} {

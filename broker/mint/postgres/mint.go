@@ -93,7 +93,7 @@ func (c *conn) create(ctx context.Context, u newUser) error {
 		var first, second pgconn.Batch
 		addAll(&first, []string{"BEGIN"})
 		first.ExecPrepared(locking, [][]byte{strconv.AppendInt(nil, lockKey(u.handle), 10)}, nil, nil)
-		first.ExecPrepared(judgement, judgedValues(groups, u.notAfter), nil, nil)
+		first.ExecPrepared(judgement, judgedValues(groups, u.notAfter, c.database), nil, nil)
 		answers, err := c.pg.PgConn().ExecBatch(ctx, &first).ReadAll()
 		if err != nil {
 			return scrub(err)
@@ -124,30 +124,39 @@ func lockKey(h broker.Handle) int64 {
 }
 
 // judgedValues are the parameters of a judgement, as text.
-func judgedValues(groups []string, notAfter time.Time) [][]byte {
+func judgedValues(groups []string, notAfter time.Time, database string) [][]byte {
 	quoted := make([]string, len(groups))
 	for i, g := range groups { // an array's element in quotes
 		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(g) + `"`
 	}
-	return [][]byte{[]byte("{" + strings.Join(quoted, ",") + "}"), strconv.AppendInt(nil, notAfter.Unix(), 10)}
+	return [][]byte{[]byte("{" + strings.Join(quoted, ",") + "}"), strconv.AppendInt(nil, notAfter.Unix(), 10), []byte(database)}
 }
 
-// judgedQuery asks of each group role that there is whether its members could
-// make users of their own or take over the server: such a credential could not
-// be taken back. Attributes of a role are not inherited, but SET ROLE lends
-// them. It goes from a group upwards, one step by one index each, and is
-// written so that no plan can do otherwise (OFFSET 0 keeps a subquery apart):
-// one that was made when the server had no users is as good when there are
-// thousands. The clock is the server's.
+// judgedQuery asks of each group role that there is what speaks against it: what
+// would let its members make users of their own, take over the server, hand on
+// what they were lent, or keep us from taking it back. A credential with that
+// could not be taken back. Attributes of a role are not inherited, but SET ROLE
+// lends them. Who owns the database that we connect to can shut us out of it, or
+// set what our sessions begin with. Who may end any session ends ours; who may
+// lock any table locks the server's own.
+//
+// It goes from a group upwards, one step by one index each, and is written so
+// that no plan can do otherwise (OFFSET 0 keeps a subquery apart): one that was
+// made when the server had no users is as good when there are thousands. The
+// clock is the server's.
 const judgedQuery = `
 	WITH RECURSIVE up(name, oid) AS (
 		SELECT g.name, r.oid FROM unnest($1::text[]) AS g(name)
 			CROSS JOIN LATERAL (SELECT oid FROM pg_roles WHERE rolname = g.name OFFSET 0) r
 		UNION SELECT up.name, m.roleid FROM up
 			CROSS JOIN LATERAL (SELECT roleid FROM pg_auth_members WHERE member = up.oid OFFSET 0) m)
-	SELECT name, bool_or(coalesce((
-			SELECT rolsuper OR rolcreaterole OR rolreplication OR rolname IN ('pg_execute_server_program', 'pg_write_server_files')
-			FROM pg_roles r WHERE r.oid = up.oid), true)) AS great,
+	SELECT name, max(coalesce((
+			SELECT CASE WHEN rolsuper THEN 'superuser' WHEN rolcreaterole THEN 'CREATEROLE' WHEN rolreplication THEN 'REPLICATION'
+				WHEN rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_signal_backend', 'pg_maintain') THEN rolname::text
+				WHEN EXISTS (SELECT FROM pg_auth_members WHERE member = r.oid AND admin_option) THEN 'a role WITH ADMIN OPTION'
+				WHEN EXISTS (SELECT FROM pg_database WHERE datname = $3::text AND datdba = r.oid) THEN 'the database of the admin URL, as its owner'
+				ELSE '' END
+			FROM pg_roles r WHERE r.oid = up.oid), 'what cannot be seen')) AS great,
 		floor(extract(epoch FROM clock_timestamp()))::bigint >= $2::bigint AS late
 	FROM up GROUP BY name`
 
@@ -165,10 +174,10 @@ func judge(groups []string, rows [][][]byte) error {
 	fit := make(map[string]bool)
 	var faults []error
 	for _, r := range rows {
-		name, great, late := string(r[0]), string(r[1]) != "f", string(r[2]) != "f"
+		name, great, late := string(r[0]), string(r[1]), string(r[2]) != "f"
 		switch {
-		case great:
-			faults = append(faults, fmt.Errorf("group role %q gives superuser, CREATEROLE, REPLICATION or the server's files: what it gives could not be taken back", name))
+		case great != "":
+			faults = append(faults, fmt.Errorf("group role %q gives %s: what it gives could not be taken back", name, great))
 		case late:
 			return errors.New("by the database's clock the credential would have expired already")
 		}
@@ -185,9 +194,10 @@ func judge(groups []string, rows [][][]byte) error {
 	return errors.Join(faults...)
 }
 
-// checkGroups judges group roles without making anything.
-func (c *conn) checkGroups(ctx context.Context, groups []string) error {
-	values := judgedValues(groups, time.Unix(math.MaxInt64, 0))
+// checkGroups judges group roles without making anything. The database is the
+// admin URL's.
+func (c *conn) checkGroups(ctx context.Context, groups []string, database string) error {
+	values := judgedValues(groups, time.Unix(math.MaxInt64, 0), database)
 	got := c.pg.PgConn().ExecParams(ctx, judgedQuery, values, nil, nil, nil).Read()
 	if got.Err != nil {
 		return scrub(got.Err)

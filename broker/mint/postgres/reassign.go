@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 )
 
@@ -13,7 +12,7 @@ import (
 // have written any of them to wait for its new owner.
 func (r *revocation) reassign(ctx context.Context, c *conn) error {
 	to := r.params.OnOwned.To
-	if err := c.checkGroups(ctx, []string{to}); err != nil {
+	if err := c.checkGroups(ctx, []string{to}, r.database); err != nil {
 		if codeOf(err) != "" || lost(err) {
 			return err
 		}
@@ -43,10 +42,15 @@ type inert struct {
 	Kind, Name string // TABLE or SEQUENCE; quoted and qualified
 }
 
-var errNoLongerInert = errors.New("it has changed meanwhile")
+// errNoLongerInert is for the operator: whoever goes on changing things under our
+// hands would hold up his own revocation for ever if it were tried again.
+var errNoLongerInert = &serverError{codeWrongState, "something was changed or renamed while it was handed over"}
 
 // handOver changes the owner of what is still inert when nobody else can
-// change it any more.
+// change it any more. Locking and changing go by a name, and a schema that
+// somebody renames meanwhile leads it to something else: so what counts is that
+// our lock is on the very object that was judged, and in the end that it is this
+// one which our transaction has changed.
 func (r *revocation) handOver(ctx context.Context, c *conn, o inert, to string) error {
 	return c.inTx(ctx, func() error {
 		begin := "BEGIN"
@@ -56,6 +60,9 @@ func (r *revocation) handOver(ctx context.Context, c *conn, o inert, to string) 
 		if err := c.exec(ctx, begin); err != nil {
 			return err
 		}
+		if err := c.holds(ctx, lockIsOurs, o.OID, o.Kind); err != nil {
+			return err
+		}
 		still, err := rows[inert](ctx, c, inertQuery, r.oid, o.OID, harmlessDefault, to)
 		if err == nil && len(still) == 0 {
 			err = errNoLongerInert
@@ -63,9 +70,34 @@ func (r *revocation) handOver(ctx context.Context, c *conn, o inert, to string) 
 		if err != nil {
 			return err
 		}
-		return c.exec(ctx, "ALTER "+o.Kind+" "+o.Name+" OWNER TO "+quoteName(to))
+		if err := c.exec(ctx, "ALTER "+o.Kind+" "+o.Name+" OWNER TO "+quoteName(to)); err != nil {
+			return err
+		}
+		return c.holds(ctx, changeIsOurs, o.OID, to)
 	})
 }
+
+// holds asks what has to be so for an object to be handed over.
+func (c *conn) holds(ctx context.Context, query string, args ...any) error {
+	var so bool
+	if err := c.row(ctx, []any{&so}, query, args...); err != nil {
+		return err
+	}
+	if !so {
+		return errNoLongerInert
+	}
+	return nil
+}
+
+// A sequence cannot be locked like a table, and nobody can put code on one.
+const (
+	lockIsOurs = `
+		SELECT $2::text = 'SEQUENCE' OR EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid()
+			AND locktype = 'relation' AND relation = $1::oid AND mode = 'AccessExclusiveLock' AND granted)`
+	changeIsOurs = `
+		SELECT EXISTS (SELECT FROM pg_class WHERE oid = $1::oid AND pg_get_userbyid(relowner) = $2::text
+			AND xmin::text::bigint = txid_current() & 4294967295)`
+)
 
 // harmlessDefault matches, as the server writes them with our search_path, the
 // default values that call nothing of anybody's: query_to_xml and its like are

@@ -69,17 +69,18 @@ func (r *revocation) rollBack(ctx context.Context, c *conn, p prepared) error {
 	if codeOf(err) == codeNoRight {
 		// A group that the admin has made itself: it may let itself become it,
 		// and has to. It keeps nothing of that.
-		undo := "REVOKE " + quoteName(p.Owner) + " FROM CURRENT_USER"
-		if c.version >= 160000 {
-			undo += " GRANTED BY CURRENT_USER"
+		undo, err := c.unbecome(ctx, p.Owner)
+		if err != nil {
+			return err
 		}
 		if err := c.exec(ctx, become(c.version, p.Owner)); err != nil {
 			return err
 		}
 		defer func() { _ = c.exec(ctx, undo) }()
-		err = c.exec(ctx, "SET ROLE "+quoteName(p.Owner))
-	}
-	if err != nil {
+		if err := c.exec(ctx, "SET ROLE "+quoteName(p.Owner)); err != nil {
+			return err
+		}
+	} else if err != nil {
 		return err
 	}
 	err = c.exec(ctx, "ROLLBACK PREPARED "+quoteText(p.GID))
@@ -87,6 +88,29 @@ func (r *revocation) rollBack(ctx context.Context, c *conn, p prepared) error {
 		err = nil
 	}
 	return errors.Join(err, c.exec(ctx, "RESET ROLE"))
+}
+
+// unbecome returns the statements that undo become: what the admin has granted
+// itself before, or was given by createrole_self_grant, is put back as it was.
+func (c *conn) unbecome(ctx context.Context, role string) (string, error) {
+	from := quoteName(role) + " FROM CURRENT_USER"
+	if c.version < 160000 {
+		return "REVOKE " + from, nil
+	}
+	before, err := rows[struct{ Inherit, Set bool }](ctx, c, `
+		SELECT inherit_option, set_option FROM pg_auth_members
+		WHERE pg_get_userbyid(roleid) = $1::text AND pg_get_userbyid(member) = current_user AND grantor = member`, role)
+	if err != nil || len(before) == 0 {
+		return "REVOKE " + from + " GRANTED BY CURRENT_USER", err
+	}
+	var undo []string
+	if !before[0].Inherit {
+		undo = append(undo, "REVOKE INHERIT OPTION FOR "+from+" GRANTED BY CURRENT_USER")
+	}
+	if !before[0].Set {
+		undo = append(undo, "REVOKE SET OPTION FOR "+from+" GRANTED BY CURRENT_USER")
+	}
+	return strings.Join(undo, ";"), nil
 }
 
 // in lends a connection to another database of the same server.
