@@ -88,8 +88,10 @@ func (r *revocation) steps() []step {
 }
 
 func (r *revocation) run(ctx context.Context) error {
-	if err := r.find(ctx); err != nil {
-		return err
+	// Who may read the table of accounts can hold it, with the event's own DROP USER
+	// waiting for it, and every later reader behind that.
+	if err := r.unlocked(ctx, r.find); err != nil {
+		return fmt.Errorf("find its account: %w", err)
 	}
 	if len(r.hosts) == 0 {
 		if err := r.awaitMint(ctx); err != nil {
@@ -132,7 +134,7 @@ func (r *revocation) awaitMint(ctx context.Context) error {
 			return fmt.Errorf("wait for a mint under way: %w", err)
 		}
 		if !busy || strings.HasPrefix(user, "dp_") {
-			return r.find(ctx)
+			return r.unlocked(ctx, r.find)
 		}
 		pause(ctx, wait)
 		if ctx.Err() != nil || time.Now().After(deadline) {
@@ -290,9 +292,9 @@ const (
 )
 
 // kill tells sessions to end.
-func (r *revocation) kill(ctx context.Context, ids []uint64) error {
+func (c *conn) kill(ctx context.Context, ids []uint64) error {
 	for _, id := range ids {
-		if err := r.exec(ctx, fmt.Sprintf("KILL CONNECTION %d", id)); err != nil && codeOf(err) != codeNoSuchThread {
+		if err := c.exec(ctx, fmt.Sprintf("KILL CONNECTION %d", id)); err != nil && codeOf(err) != codeNoSuchThread {
 			return err
 		}
 	}
