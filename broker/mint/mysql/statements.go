@@ -148,9 +148,10 @@ func (u newUser) create(name string) string {
 }
 
 // event is what the server does by itself at the expiry: the account goes, then
-// its sessions.
+// its sessions. KILL USER takes a host for the one that a session comes from, and
+// not for a pattern, so it is told none: the name is the user's alone.
 func (u newUser) event(name string) string {
-	do := goOn + "DROP USER IF EXISTS " + name + "; KILL USER " + name + ";"
+	do := goOn + "DROP USER IF EXISTS " + name + "; KILL USER " + quoteName(string(u.handle)) + ";"
 	if !u.server.mariadb {
 		do = u.endOnMySQL(name)
 	}
