@@ -435,6 +435,7 @@ func TestRolesWithWhichAJobCouldMakeUsersAreRefused(t *testing.T) {
 		"r_mysql": "GRANT UPDATE ON mysql.* TO r_mysql", "r_priv": "GRANT INSERT ON mysql." + onMySQL("user", "global_priv") + " TO r_priv", "r_home": "GRANT DROP ON `day%`.* TO r_home",
 		"r_all": "GRANT ALL PRIVILEGES ON *.* TO r_all", "r_reload": "GRANT RELOAD ON *.* TO r_reload", "r_lock": "GRANT SELECT, LOCK TABLES ON *.* TO r_lock",
 		"r_exec": "GRANT EXECUTE ON PROCEDURE app_db.r_proc TO r_exec WITH GRANT OPTION", "r_missing": "-",
+		"r_read": onMySQL("-", "GRANT SELECT ON *.* TO r_read"), "r_accounts": onMySQL("-", "GRANT SELECT ON mysql.global_priv TO r_accounts"),
 	} {
 		switch {
 		case setup == "", setup == "-":

@@ -167,7 +167,7 @@ func (c *conn) checkRoles(ctx context.Context, roles []string) error {
 			return err
 		}
 		for _, line := range lines {
-			if why := tooGreat(line, c.schema); why != "" {
+			if why := tooGreat(line, c.schema, c.server); why != "" {
 				faults = append(faults, fmt.Errorf("role %q is too great, what it gives could not be taken back: %s", role, why))
 				break
 			}
