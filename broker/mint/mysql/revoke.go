@@ -187,14 +187,16 @@ func (r *revocation) strip(ctx context.Context) error {
 }
 
 func (r *revocation) stripAll(ctx context.Context) error {
-	if len(r.hosts) > 0 && !r.server.mariadb {
-		roles, err := r.texts(ctx, r.server.rolesOf(), string(r.handle))
+	for _, host := range r.hosts {
+		if r.server.mariadb { // what follows takes its roles as well
+			break
+		}
+		roles, err := r.rolesOf(ctx, grantee{string(r.handle), host})
 		if err != nil {
 			return err
 		}
 		for _, role := range roles {
-			err := r.each(ctx, func(name string) string { return "REVOKE " + r.server.role(role) + " FROM " + name })
-			if err != nil {
+			if err := r.exec(ctx, "REVOKE "+r.server.quoted(role)+" FROM "+account(string(r.handle), host)); err != nil {
 				return err
 			}
 		}

@@ -123,13 +123,8 @@ func (u newUser) statements() []string {
 	return list
 }
 
-// role is how a server names a role.
-func (s server) role(name string) string {
-	if s.mariadb {
-		return quoteName(name)
-	}
-	return account(name, "%")
-}
+// role is how a server names a role that a grant names.
+func (s server) role(name string) string { return s.quoted(s.roleNamed(name)) }
 
 func (u newUser) create(name string) string {
 	sql := "CREATE USER " + name + " " + u.identified.Reveal() + " REQUIRE "
