@@ -121,19 +121,21 @@ func (r *revocation) find(ctx context.Context) error {
 // awaitMint waits while a broker has the handle's lock, which it takes before it
 // makes anything. An account that was found needs no waiting. The job knows its
 // own name, and could take the lock from a session that its account's end has
-// not ended: those go first, and who has a name like ours is no broker.
+// not ended: those go first. Who has a name like a job's is no broker, unless that
+// is what the admin is called.
 func (r *revocation) awaitMint(ctx context.Context) error {
 	if err := r.terminate(ctx); err != nil {
 		return err
 	}
 	deadline := time.Now().Add(r.sessionEnd)
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		var user string
-		busy, err := r.row(ctx, []any{&user}, "SELECT USER FROM information_schema.PROCESSLIST WHERE ID = IS_USED_LOCK(?)", lockName(r.handle))
+		var user, admin string
+		busy, err := r.row(ctx, []any{&user, &admin}, "SELECT p.USER, me.USER FROM information_schema.PROCESSLIST p, information_schema.PROCESSLIST me"+
+			" WHERE p.ID = IS_USED_LOCK(?) AND me.ID = CONNECTION_ID()", lockName(r.handle))
 		if err != nil {
 			return fmt.Errorf("wait for a mint under way: %w", err)
 		}
-		if !busy || strings.HasPrefix(user, "dp_") {
+		if !busy || strings.HasPrefix(user, "dp_") && user != admin {
 			return r.unlocked(ctx, r.find)
 		}
 		pause(ctx, wait)

@@ -339,6 +339,17 @@ func TestOnlyPlainTablesRightsSpareTheLookForDefiners(t *testing.T) {
 	}
 }
 
+func TestNamesOfAJobsChoiceAreCutForALog(t *testing.T) {
+	for text, want := range map[string]string{
+		"VIEW `a`.`b`": "VIEW `a`.`b`", "a\x00\r\nb\u2028c": "a   b c", "\xff": "?",
+		strings.Repeat("€", 99): strings.Repeat("€", 66), // 198 bytes
+	} {
+		if got := printable(text); got != want {
+			t.Errorf("%q is %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestErrorsOfTheDriverAreCutToWhatMayBeSeen(t *testing.T) {
 	for _, url := range []string{
 		"mysql://theuser:thepass@thehost.invalid:1/thedb", "mysql://theuser:thepass@thehost:thepass/thedb",
