@@ -2,6 +2,7 @@ package mysql_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,4 +93,43 @@ func TestAJobThatReadsTheTableOfAccountsDoesNotKeepOthersFromBeingListed(t *test
 	}
 	exec(t, neighbour, "DO 1")
 	exec(t, stranger, "DO 1")
+}
+
+// An account of somebody else's puts revocations off on MariaDB, as long as it
+// reads. Sessions of the user are ended all the same.
+func TestWhileSomebodyElseReadsTheTableOfAccountsSessionsAreEnded(t *testing.T) {
+	own := startOwn(t, nil)
+	m, admin := openMinter(t, holding(own.URL("dpadmin", adminPassword, "daypass"))), rootOn(t, own)
+	exec(t, admin, "GRANT SELECT ON mysql.* TO mallory@'%'")
+	reader, err := session(t.Context(), dsn(own, "mallory", "mallory", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	u := mintOn(t, own, m, orderFor(roleGrant, 3*time.Second))
+	c := u.login(t)
+	slowly, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = reader.ExecContext(slowly, "SELECT SLEEP(600) FROM "+onMySQL("mysql.user", "mysql.global_priv")+" LIMIT 1") // it is ended
+	}()
+	time.Sleep(time.Until(u.lease.NotAfter) + 1500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	if err := m.Revoke(ctx, u.lease); !own.IsMySQL() && (err == nil || !strings.Contains(err.Error(), "error 1205")) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := c.ExecContext(t.Context(), "DO 1"); err == nil {
+		t.Error("a session goes on")
+	}
+	if err := killUser(t.Context(), admin, "mallory"); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	revoke(t, m, u)
+	if accounts(t, admin, u.name()) != 0 {
+		t.Error("it is still there")
+	}
 }

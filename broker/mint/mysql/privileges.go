@@ -43,7 +43,7 @@ var (
 )
 
 // readsAccounts is what MariaDB gives to read its table of accounts. Who reads it
-// holds it, for as long as the statement or the transaction takes, and no account
+// holds it, for as long as the statement takes, and no account
 // can be locked or dropped meanwhile: a job would hold up the end of another.
 const readsAccounts = "SELECT"
 
