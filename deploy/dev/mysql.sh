@@ -45,9 +45,10 @@ export APT_CONFIG="$dir/apt/apt.conf"
 
 # Its own loader finds its own libraries, whatever the machine has. What is said
 # last holds, so paths come last.
+quoted=$(printf '%s' "$dir" | sed "s/'/'\\\\''/g")
 cat >"$mysqld" <<WRAPPER
 #!/bin/sh
-root=$dir/root
+root='$quoted/root'
 lib=\$root/usr/lib/$(uname -m)-linux-gnu
 exec "\$(echo "\$lib"/ld-linux-*.so.*)" --library-path "\$lib" "\$root/usr/sbin/mysqld" "\$@" --basedir="\$root/usr" \\
 	--lc-messages-dir="\$root/usr/share/mysql" --character-sets-dir="\$root/usr/share/mysql/charsets" --plugin-dir="\$root/usr/lib/mysql/plugin"

@@ -365,7 +365,16 @@ func TestMintsThatHangDoNotKeepRevocationWaiting(t *testing.T) {
 
 // A mint whose caller has given up may still be under way in the server.
 func TestRevokingWaitsForAMintThatIsStillUnderWay(t *testing.T) {
-	m, admin := plainMinter(t), root(t)
+	admin := root(t)
+	anew(t, admin, "USER dp_admin@'%' IDENTIFIED BY 'dp_admin'") // a name like a job's, as an admin may have
+	t.Cleanup(func() { afterwards(t, "DROP USER dp_admin@'%'") })
+	exec(t, admin, "GRANT ALL PRIVILEGES ON *.* TO dp_admin@'%' WITH GRANT OPTION", "GRANT app_rw TO dp_admin@'%' WITH ADMIN OPTION")
+	for name, m := range map[string]broker.Minter{"dpadmin": plainMinter(t), "dp_admin": openMinter(t, holding(server.URL("dp_admin", "dp_admin", "daypass")))} {
+		t.Run("whose admin is "+name, func(t *testing.T) { waitsForAMint(t, m, admin) })
+	}
+}
+
+func waitsForAMint(t *testing.T, m broker.Minter, admin *link) {
 	revoke(t, m, mint(t, m, orderFor(roleGrant, time.Minute))) // our schema is there
 	o := orderFor(roleGrant, time.Minute)
 	h, err := m.Plan(o)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"strings"
 	"syscall"
+	"unicode"
 
 	driver "github.com/go-sql-driver/mysql"
 )
@@ -64,6 +65,17 @@ func isOneOf(err error, codes ...uint16) bool {
 		}
 	}
 	return false
+}
+
+// printable cuts what a job may have chosen to what a line of a log can take.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	return strings.ToValidUTF8(s[:min(len(s), 200)], "")
 }
 
 // lostError is a connection that was lost or never came about: why, without

@@ -35,8 +35,15 @@ func heldAs(t *testing.T, m broker.Minter, h broker.Handle) (broker.Held, bool) 
 }
 
 func TestTheServerEndsUserAndSessionsByItselfAtTheExpiry(t *testing.T) {
+	for _, host := range []string{"%", "127.0.0.%", "127.0.0.1", "127.0.0.0/255.255.255.0"} {
+		t.Run("from "+host, func(t *testing.T) { endsByItself(t, host) })
+	}
+}
+
+func endsByItself(t *testing.T, host string) {
 	m, admin := plainMinter(t), root(t)
-	u := mint(t, m, orderFor(roleGrant, 3*time.Second))
+	g := grant(`{"roles": ["app_rw"], "database": "app_db", "require": "none", "client_host": "` + host + `"}`)
+	u := mint(t, m, orderFor(g, 3*time.Second))
 	if u.field["expiry"] != "server" {
 		t.Errorf("the job is told that the %s ends it", u.field["expiry"])
 	}

@@ -29,7 +29,7 @@ func (m *minter) Held(ctx context.Context) ([]broker.Held, error) {
 	var held []broker.Held
 	err := m.revoking.with(ctx, func(c *conn) error {
 		held = []broker.Held{} // nil would mean that none can be held
-		found, err := c.traces(ctx, "dp_"+m.deployment+"_")
+		found, err := m.tracesUnlocked(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -43,6 +43,35 @@ func (m *minter) Held(ctx context.Context) ([]broker.Held, error) {
 		return nil
 	})
 	return held, m.failed("list", err)
+}
+
+// tracesUnlocked lists what there is of ours, and again where a lock is in its
+// way, after ending the sessions of who is overdue: the lock may be theirs, and
+// while nothing can be listed nobody would take them back.
+func (m *minter) tracesUnlocked(ctx context.Context, c *conn) (map[string]trace, error) {
+	for attempt := 1; ; attempt++ {
+		found, err := c.traces(ctx, "dp_"+m.deployment+"_")
+		if !isOneOf(err, codeLockWait, codeStatementTooLong) || attempt == maxAttempts {
+			return found, err
+		}
+		if err := m.endOverdue(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// endOverdue tells all sessions to end whose user is one of ours and overdue.
+func (m *minter) endOverdue(ctx context.Context, c *conn) error {
+	var ids []uint64
+	err := c.processes(ctx, func(id uint64, user, _ string) {
+		if _, expires, ours := broker.ParseHandle(m.deployment, user); ours && overdue(c.now, expires) {
+			ids = append(ids, id)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return c.kill(ctx, ids)
 }
 
 // overdue compares with the server's clock, as its events do.

@@ -435,6 +435,7 @@ func TestRolesWithWhichAJobCouldMakeUsersAreRefused(t *testing.T) {
 		"r_mysql": "GRANT UPDATE ON mysql.* TO r_mysql", "r_priv": "GRANT INSERT ON mysql." + onMySQL("user", "global_priv") + " TO r_priv", "r_home": "GRANT DROP ON `day%`.* TO r_home",
 		"r_all": "GRANT ALL PRIVILEGES ON *.* TO r_all", "r_reload": "GRANT RELOAD ON *.* TO r_reload", "r_lock": "GRANT SELECT, LOCK TABLES ON *.* TO r_lock",
 		"r_exec": "GRANT EXECUTE ON PROCEDURE app_db.r_proc TO r_exec WITH GRANT OPTION", "r_missing": "-",
+		"r_read": onMySQL("-", "GRANT SELECT ON *.* TO r_read"), "r_accounts": onMySQL("-", "GRANT SELECT ON mysql.global_priv TO r_accounts"),
 	} {
 		switch {
 		case setup == "", setup == "-":
@@ -484,5 +485,37 @@ func TestHostileClaimsReachTheServerAsHarmlessLettersOnly(t *testing.T) {
 	}
 	if after := ask[int](t, admin, "SELECT COUNT(*) FROM mysql.user"); after != before {
 		t.Errorf("there were %d accounts, there are %d", before, after)
+	}
+}
+
+// On MySQL every account can be a role, and two of one name are two.
+func TestARoleBehindARoleIsJudgedByItsHostToo(t *testing.T) {
+	if !server.IsMySQL() {
+		aRoleOfMariaDBHasNoHost(t)
+		return
+	}
+	m, admin := superMinter(t), root(t)
+	anew(t, admin, "USER twin@localhost", "ROLE twin@'%'", "ROLE front")
+	exec(t, admin, "GRANT CREATE USER ON *.* TO twin@localhost", "GRANT SELECT ON app_db.* TO front", "GRANT twin@localhost TO front")
+	t.Cleanup(func() { afterwards(t, "DROP USER twin@localhost, twin@'%', front") })
+	o := orderFor(grant(`{"roles": ["front"], "require": "none"}`), time.Minute)
+	h, err := m.Plan(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Mint(t.Context(), o, h); err == nil || !strings.Contains(err.Error(), `"twin@localhost" is too great`) {
+		t.Errorf("got %v", err)
+	}
+	u := mint(t, m, orderFor(roleGrant, time.Minute))
+	exec(t, admin, "GRANT twin@localhost TO "+u.name()) // to be taken again
+	revoke(t, m, u)
+	exec(t, admin, "REVOKE twin@localhost FROM front")
+	revoke(t, m, mint(t, m, orderFor(o.Grant, time.Minute)))
+}
+
+func aRoleOfMariaDBHasNoHost(t *testing.T) {
+	t.Helper()
+	if n := ask[int](t, root(t), "SELECT COUNT(*) FROM mysql.roles_mapping WHERE User = 'indirect' AND Host = ''"); n != 1 {
+		t.Errorf("the role behind a role is in %d rows without a host, want 1", n)
 	}
 }

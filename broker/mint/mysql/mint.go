@@ -155,10 +155,13 @@ const maxRoles = 200
 // make users of its own, hand on what it has, or keep us from taking back.
 func (c *conn) checkRoles(ctx context.Context, roles []string) error {
 	var faults []error
-	seen := slices.Clone(roles)
+	var seen []grantee
+	for _, role := range roles {
+		seen = append(seen, c.server.roleNamed(role))
+	}
 	for i := 0; i < len(seen); i++ { // it grows
 		role := seen[i]
-		lines, err := c.texts(ctx, "SHOW GRANTS FOR "+c.server.role(role))
+		lines, err := c.texts(ctx, "SHOW GRANTS FOR "+c.server.quoted(role))
 		if isOneOf(err, 1141, 1133) {
 			faults = append(faults, fmt.Errorf("role %q does not exist", role))
 			continue
@@ -167,12 +170,12 @@ func (c *conn) checkRoles(ctx context.Context, roles []string) error {
 			return err
 		}
 		for _, line := range lines {
-			if why := tooGreat(line, c.schema); why != "" {
+			if why := tooGreat(line, c.schema, c.server); why != "" {
 				faults = append(faults, fmt.Errorf("role %q is too great, what it gives could not be taken back: %s", role, why))
 				break
 			}
 		}
-		behind, err := c.texts(ctx, c.server.rolesOf(), role)
+		behind, err := c.rolesOf(ctx, role)
 		if err != nil {
 			return err
 		}
@@ -188,12 +191,48 @@ func (c *conn) checkRoles(ctx context.Context, roles []string) error {
 	return errors.Join(faults...)
 }
 
-// rolesOf asks for the roles that a role or user was granted.
-func (s server) rolesOf() string {
-	if s.mariadb {
-		return "SELECT Role FROM mysql.roles_mapping WHERE BINARY User = ?"
+// grantee is a role or a user as the server's tables name it. On MySQL every
+// account can be a role, and two of one name are two; on MariaDB a role has no
+// host.
+type grantee struct{ name, host string }
+
+func (g grantee) String() string {
+	if g.host == "" || g.host == "%" {
+		return g.name
 	}
-	return "SELECT FROM_USER FROM mysql.role_edges WHERE BINARY TO_USER = ?"
+	return g.name + "@" + g.host
+}
+
+// roleNamed is the role that a grant means by a name.
+func (s server) roleNamed(name string) grantee {
+	if s.mariadb {
+		return grantee{name: name}
+	}
+	return grantee{name, "%"}
+}
+
+// quoted is a role as statements name it.
+func (s server) quoted(role grantee) string {
+	if s.mariadb {
+		return quoteName(role.name)
+	}
+	return account(role.name, role.host)
+}
+
+// rolesOf lists the roles that a role or user was granted.
+func (c *conn) rolesOf(ctx context.Context, to grantee) ([]grantee, error) {
+	query := "SELECT FROM_USER, FROM_HOST FROM mysql.role_edges WHERE BINARY TO_USER = ? AND BINARY TO_HOST = ?"
+	if c.server.mariadb {
+		query = "SELECT Role, '' FROM mysql.roles_mapping WHERE BINARY User = ? AND BINARY Host = ?"
+	}
+	var list []grantee
+	err := c.rows(ctx, func(scan func(...any) error) error {
+		var g grantee
+		err := scan(&g.name, &g.host)
+		list = append(list, g)
+		return err
+	}, query, to.name, to.host)
+	return list, err
 }
 
 // credential is what the job gets.

@@ -131,7 +131,7 @@ func (r *revocation) dropObjects(ctx context.Context, list []object) ([]object, 
 			continue
 		}
 		if err := r.exec(ctx, statement); err != nil {
-			return nil, fmt.Errorf("drop %s, whose definer it is: %w", o, err)
+			return nil, fmt.Errorf("drop %s, whose definer it is: %w", printable(o.String()), err)
 		}
 	}
 	return left, nil

@@ -194,3 +194,19 @@ func TestAGrantsOwnStatementsRunWhenItsUserComesAndGoes(t *testing.T) {
 		t.Errorf("revoke: %v", err)
 	}
 }
+
+// A job chooses the name, and must not write lines of the broker's log with it.
+func TestTheNameOfWhatCannotBeDroppedIsFitForALog(t *testing.T) {
+	m, admin := plainMinter(t), root(t)
+	u := mint(t, m, orderFor(grant(`{"roles": ["app_rw"], "database": "app_db", "require": "none", "on_owned": "drop"}`), time.Minute))
+	exec(t, u.login(t), "CREATE VIEW app_db.`v\nlevel=ERROR\x1b[2J\u202e"+strings.Repeat("é", 30)+"` AS SELECT 1 AS one")
+	exec(t, admin, "REVOKE DROP ON `app\\_db`.* FROM dpadmin@'%'")
+	err := m.Revoke(t.Context(), u.lease)
+	exec(t, admin, "GRANT DROP ON `app\\_db`.* TO dpadmin@'%'")
+	if err == nil || !strings.Contains(err.Error(), "`v level=ERROR [2J é") {
+		t.Errorf("it does not say what could not be dropped: %v", err)
+	} else if strings.ContainsAny(err.Error(), "\n\x1b\u202e") {
+		t.Errorf("it holds what is for a terminal: %q", err.Error())
+	}
+	revoke(t, m, u)
+}

@@ -88,8 +88,10 @@ func (r *revocation) steps() []step {
 }
 
 func (r *revocation) run(ctx context.Context) error {
-	if err := r.find(ctx); err != nil {
-		return err
+	// Who may read the table of accounts can hold it, with the event's own DROP USER
+	// waiting for it, and every later reader behind that.
+	if err := r.unlocked(ctx, r.find); err != nil {
+		return fmt.Errorf("find its account: %w", err)
 	}
 	if len(r.hosts) == 0 {
 		if err := r.awaitMint(ctx); err != nil {
@@ -119,20 +121,22 @@ func (r *revocation) find(ctx context.Context) error {
 // awaitMint waits while a broker has the handle's lock, which it takes before it
 // makes anything. An account that was found needs no waiting. The job knows its
 // own name, and could take the lock from a session that its account's end has
-// not ended: those go first, and who has a name like ours is no broker.
+// not ended: those go first. Who has a name like a job's is no broker, unless that
+// is what the admin is called.
 func (r *revocation) awaitMint(ctx context.Context) error {
 	if err := r.terminate(ctx); err != nil {
 		return err
 	}
 	deadline := time.Now().Add(r.sessionEnd)
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		var user string
-		busy, err := r.row(ctx, []any{&user}, "SELECT USER FROM information_schema.PROCESSLIST WHERE ID = IS_USED_LOCK(?)", lockName(r.handle))
+		var user, admin string
+		busy, err := r.row(ctx, []any{&user, &admin}, "SELECT p.USER, me.USER FROM information_schema.PROCESSLIST p, information_schema.PROCESSLIST me"+
+			" WHERE p.ID = IS_USED_LOCK(?) AND me.ID = CONNECTION_ID()", lockName(r.handle))
 		if err != nil {
 			return fmt.Errorf("wait for a mint under way: %w", err)
 		}
-		if !busy || strings.HasPrefix(user, "dp_") {
-			return r.find(ctx)
+		if !busy || strings.HasPrefix(user, "dp_") && user != admin {
+			return r.unlocked(ctx, r.find)
 		}
 		pause(ctx, wait)
 		if ctx.Err() != nil || time.Now().After(deadline) {
@@ -185,14 +189,16 @@ func (r *revocation) strip(ctx context.Context) error {
 }
 
 func (r *revocation) stripAll(ctx context.Context) error {
-	if len(r.hosts) > 0 && !r.server.mariadb {
-		roles, err := r.texts(ctx, r.server.rolesOf(), string(r.handle))
+	for _, host := range r.hosts {
+		if r.server.mariadb { // what follows takes its roles as well
+			break
+		}
+		roles, err := r.rolesOf(ctx, grantee{string(r.handle), host})
 		if err != nil {
 			return err
 		}
 		for _, role := range roles {
-			err := r.each(ctx, func(name string) string { return "REVOKE " + r.server.role(role) + " FROM " + name })
-			if err != nil {
+			if err := r.exec(ctx, "REVOKE "+r.server.quoted(role)+" FROM "+account(string(r.handle), host)); err != nil {
 				return err
 			}
 		}
@@ -290,9 +296,9 @@ const (
 )
 
 // kill tells sessions to end.
-func (r *revocation) kill(ctx context.Context, ids []uint64) error {
+func (c *conn) kill(ctx context.Context, ids []uint64) error {
 	for _, id := range ids {
-		if err := r.exec(ctx, fmt.Sprintf("KILL CONNECTION %d", id)); err != nil && codeOf(err) != codeNoSuchThread {
+		if err := c.exec(ctx, fmt.Sprintf("KILL CONNECTION %d", id)); err != nil && codeOf(err) != codeNoSuchThread {
 			return err
 		}
 	}

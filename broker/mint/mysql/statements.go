@@ -123,13 +123,8 @@ func (u newUser) statements() []string {
 	return list
 }
 
-// role is how a server names a role.
-func (s server) role(name string) string {
-	if s.mariadb {
-		return quoteName(name)
-	}
-	return account(name, "%")
-}
+// role is how a server names a role that a grant names.
+func (s server) role(name string) string { return s.quoted(s.roleNamed(name)) }
 
 func (u newUser) create(name string) string {
 	sql := "CREATE USER " + name + " " + u.identified.Reveal() + " REQUIRE "
@@ -148,9 +143,10 @@ func (u newUser) create(name string) string {
 }
 
 // event is what the server does by itself at the expiry: the account goes, then
-// its sessions.
+// its sessions. KILL USER takes a host for the one that a session comes from, and
+// not for a pattern, so it is told none: the name is the user's alone.
 func (u newUser) event(name string) string {
-	do := goOn + "DROP USER IF EXISTS " + name + "; KILL USER " + name + ";"
+	do := goOn + "DROP USER IF EXISTS " + name + "; KILL USER " + quoteName(string(u.handle)) + ";"
 	if !u.server.mariadb {
 		do = u.endOnMySQL(name)
 	}

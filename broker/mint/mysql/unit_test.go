@@ -212,9 +212,34 @@ func TestWhatARoleMayDoIsReadAsTheServersShowIt(t *testing.T) {
 		"GRANT USAGE ON *.* TO `u`@`%` IDENTIFIED BY PASSWORD '*00'":       "",
 		"GRANT DELETE HISTORY, SHOW CREATE ROUTINE ON `app`.* TO `app_rw`": "",
 	} {
-		why := tooGreat(line, "daypass")
+		why := tooGreat(line, "daypass", server{})
 		if want == "" && why != "" || want != "" && !strings.Contains(why, want) {
 			t.Errorf("%s: %q, want %q", line, why, want)
+		}
+	}
+}
+
+// Who reads MariaDB's table of accounts holds it.
+func TestOnMariaDBNoRoleMayReadTheTableOfAccounts(t *testing.T) {
+	for line, want := range map[string]string{
+		"GRANT SELECT ON *.* TO `r`":                             "SELECT everywhere",
+		"GRANT SELECT, SHOW VIEW ON *.* TO `r`":                  "SELECT everywhere",
+		"GRANT SELECT ON `mysql`.* TO `r`":                       "SELECT in schema mysql",
+		"GRANT SELECT ON `%`.* TO `r`":                           "SELECT in schema mysql",
+		"GRANT SELECT ON `m_sql`.* TO `r`":                       "SELECT in schema mysql",
+		"GRANT SELECT (`User`) ON `mysql`.`global_priv` TO `r`":  "SELECT in schema mysql",
+		"GRANT SELECT ON `app\\_db`.* TO `r`":                    "",
+		"GRANT SELECT ON `sys`.* TO `r`":                         "",
+		"GRANT PROCESS, SHOW DATABASES, SHOW VIEW ON *.* TO `r`": "",
+		"GRANT SHOW VIEW ON `mysql`.* TO `r`":                    "",
+		"GRANT USAGE ON *.* TO `r`":                              "",
+	} {
+		why := tooGreat(line, "daypass", server{mariadb: true})
+		if want == "" && why != "" || want != "" && !strings.Contains(why, want) {
+			t.Errorf("%s: %q, want %q", line, why, want)
+		}
+		if why := tooGreat(line, "daypass", server{}); why != "" {
+			t.Errorf("%s: on MySQL %q", line, why)
 		}
 	}
 }
@@ -311,6 +336,17 @@ func TestOnlyPlainTablesRightsSpareTheLookForDefiners(t *testing.T) {
 	}
 	if (params{}).definesNothing() {
 		t.Error("an orphan, of which nothing is known, is not looked at")
+	}
+}
+
+func TestNamesOfAJobsChoiceAreCutForALog(t *testing.T) {
+	for text, want := range map[string]string{
+		"VIEW `a`.`b`": "VIEW `a`.`b`", "a\x00\r\nb\u2028c": "a   b c", "\xff": "?",
+		strings.Repeat("€", 99): strings.Repeat("€", 66), // 198 bytes
+	} {
+		if got := printable(text); got != want {
+			t.Errorf("%q is %q, want %q", text, got, want)
+		}
 	}
 }
 

@@ -6,7 +6,7 @@ SET SESSION lock_wait_timeout = 2;
 SET SESSION innodb_lock_wait_timeout = 2;
 SET SESSION wait_timeout = 28800;
 SET SESSION max_statement_time = 4;
-CREATE EVENT `day``pass`.`dp_prod_tabcde_abcdefghijkl` ON SCHEDULE AT '2026-11-23 12:00:00' ON COMPLETION NOT PRESERVE ENABLE COMMENT 'daypass dpl_golden%2527%255C' DO BEGIN DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; DROP USER IF EXISTS `dp_prod_tabcde_abcdefghijkl`@`10.0.%`; KILL USER `dp_prod_tabcde_abcdefghijkl`@`10.0.%`; END;
+CREATE EVENT `day``pass`.`dp_prod_tabcde_abcdefghijkl` ON SCHEDULE AT '2026-11-23 12:00:00' ON COMPLETION NOT PRESERVE ENABLE COMMENT 'daypass dpl_golden%2527%255C' DO BEGIN DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; DROP USER IF EXISTS `dp_prod_tabcde_abcdefghijkl`@`10.0.%`; KILL USER `dp_prod_tabcde_abcdefghijkl`; END;
 CREATE USER `dp_prod_tabcde_abcdefghijkl`@`10.0.%` IDENTIFIED VIA mysql_native_password USING '*40094697DDA77AAF183888A053DA5555C320A1B5' REQUIRE NONE WITH MAX_USER_CONNECTIONS 5;
 GRANT `a'b\c"` TO `dp_prod_tabcde_abcdefghijkl`@`10.0.%`;
 GRANT `z``; DROP` TO `dp_prod_tabcde_abcdefghijkl`@`10.0.%`;
