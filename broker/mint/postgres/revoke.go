@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -135,19 +134,28 @@ type state struct {
 	bare  bool // it has no session, and nothing in any database depends on it
 }
 
-func (r *revocation) find(ctx context.Context) (state, error) {
-	found, err := rows[struct {
-		OID  uint32
-		Bare bool
-	}](ctx, r.conn, `
+const (
+	finding       = "daypass_finding"
+	findStatement = `
 		SELECT r.oid, NOT EXISTS (SELECT FROM pg_stat_get_activity(NULL) WHERE usesysid = r.oid)
 		       AND NOT EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid)
-		FROM pg_roles r WHERE rolname = $1`, pgx.QueryExecModeCacheStatement, string(r.handle))
-	if err != nil || len(found) == 0 {
+		FROM pg_roles r WHERE rolname = $1::text`
+)
+
+func (r *revocation) find(ctx context.Context) (state, error) {
+	if err := r.prepare(ctx, finding, findStatement); err != nil {
 		return state{}, err
 	}
-	r.oid = found[0].OID
-	return state{found: true, bare: found[0].Bare}, nil
+	found := r.pg.PgConn().ExecPrepared(ctx, finding, [][]byte{[]byte(r.handle)}, nil, nil).Read()
+	if found.Err != nil || len(found.Rows) == 0 {
+		return state{}, scrub(found.Err)
+	}
+	oid, err := strconv.ParseUint(string(found.Rows[0][0]), 10, 32)
+	if err != nil {
+		return state{}, fmt.Errorf("the server gives the role a number that is none: %w", err)
+	}
+	r.oid = uint32(oid)
+	return state{found: true, bare: string(found.Rows[0][1]) == "t"}, nil
 }
 
 // dropAtOnce drops a role that has nothing to its name, which ends its logins
