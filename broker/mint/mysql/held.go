@@ -101,8 +101,11 @@ func (c *conn) traces(ctx context.Context, prefix string) (map[string]trace, err
 	}
 	// Anybody can say that he is one of ours, take his time to prove it, and be
 	// there for a moment after he could not.
-	if err := add("SELECT DISTINCT USER FROM information_schema.PROCESSLIST WHERE LEFT(USER, ?) = ? AND COMMAND NOT IN (?, ?) AND COALESCE(STATE, '') <> 'login'",
-		len(prefix), prefix, loggingIn, changingUser); err != nil {
+	query := "SELECT DISTINCT USER FROM " + c.server.sessionTable() + " WHERE LEFT(USER, ?) = ? AND COMMAND <> '" + loggingIn + "' AND COALESCE(STATE, '') <> 'login'"
+	if c.server.claims() {
+		query += " AND COMMAND <> '" + changingUser + "'"
+	}
+	if err := add(query, len(prefix), prefix); err != nil {
 		return nil, err
 	}
 	if id, err := c.identity(); err != nil || id == "" {

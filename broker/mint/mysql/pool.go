@@ -146,6 +146,7 @@ type server struct {
 	version int // such as 101119
 	tls     bool
 	literal bool // a database in GRANT is a name and no pattern: MySQL's partial_revokes
+	watched bool // its performance schema lists sessions
 }
 
 func (s server) String() string {
@@ -255,13 +256,31 @@ func (c *conn) rows(ctx context.Context, each func(scan func(...any) error) erro
 	return scrub(rows.Err())
 }
 
+// sessionTable is where a server lists its sessions. On MySQL one that is changing
+// its user holds up whoever asks another table, for as long as it likes; this one
+// is asked without a lock, and knows it by the user that it still is.
+func (s server) sessionTable() string {
+	if s.watched {
+		return "performance_schema.processlist"
+	}
+	return "information_schema.PROCESSLIST"
+}
+
+// claims reports whether a session that is changing its user is listed under the
+// name that it only says it has.
+func (s server) claims() bool { return !s.watched }
+
 // processes tells of each session of the server its number, its user and what it
-// does. Of the ways to ask, SHOW is the one for which the server writes no
-// temporary table.
+// does. Where there is a choice, SHOW is the way to ask for which the server
+// writes no temporary table.
 func (c *conn) processes(ctx context.Context, each func(id uint64, user, command string)) error {
 	ctx, cancel := context.WithTimeout(ctx, statementWithin)
 	defer cancel()
-	rows, err := c.session.QueryContext(ctx, "SHOW PROCESSLIST")
+	query := "SHOW PROCESSLIST"
+	if c.server.watched {
+		query = "SELECT ID AS Id, COALESCE(USER, '') AS User, COALESCE(COMMAND, '') AS Command FROM " + c.server.sessionTable()
+	}
+	rows, err := c.session.QueryContext(ctx, query)
 	if err != nil {
 		return scrub(err)
 	}

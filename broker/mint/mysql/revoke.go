@@ -130,7 +130,7 @@ func (r *revocation) awaitMint(ctx context.Context) error {
 	deadline := time.Now().Add(r.sessionEnd)
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		var user, admin string
-		busy, err := r.row(ctx, []any{&user, &admin}, "SELECT p.USER, me.USER FROM information_schema.PROCESSLIST p, information_schema.PROCESSLIST me"+
+		busy, err := r.row(ctx, []any{&user, &admin}, "SELECT p.USER, me.USER FROM "+r.server.sessionTable()+" p, "+r.server.sessionTable()+" me"+
 			" WHERE p.ID = IS_USED_LOCK(?) AND me.ID = CONNECTION_ID()", lockName(r.handle))
 		if err != nil {
 			return fmt.Errorf("wait for a mint under way: %w", err)
@@ -282,7 +282,7 @@ func (r *revocation) sessions(ctx context.Context) (theirs, changing []uint64, e
 		switch {
 		case user == string(r.handle):
 			theirs = append(theirs, id)
-		case command == changingUser:
+		case command == changingUser && r.server.claims():
 			changing = append(changing, id)
 		}
 	})

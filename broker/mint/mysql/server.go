@@ -29,7 +29,7 @@ func (c *conn) identify(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.seeTLS(ctx); err != nil {
+	if err := errors.Join(c.seeTLS(ctx), c.seeWatched(ctx)); err != nil {
 		return err
 	}
 	rights, err := c.texts(ctx, "SHOW GRANTS")
@@ -47,6 +47,18 @@ func (c *conn) seeTLS(ctx context.Context) error {
 	}
 	_, err := c.row(ctx, []any{&name, &value}, query)
 	c.server.tls = is()
+	return err
+}
+
+// seeWatched reads whether the server's performance schema lists sessions, as it
+// does from MySQL 8.0.22 on unless somebody has turned it off.
+func (c *conn) seeWatched(ctx context.Context) error {
+	if c.server.mariadb || c.server.version < 80022 {
+		return nil
+	}
+	var on string
+	_, err := c.row(ctx, []any{&on}, "SELECT @@global.performance_schema")
+	c.server.watched = isOn(on)
 	return err
 }
 

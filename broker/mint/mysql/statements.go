@@ -161,14 +161,15 @@ func (u newUser) event(name string) string {
 const goOn = "DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; "
 
 // endOnMySQL does the same on MySQL, which has no KILL USER: sessions are ended
-// one by one, so many at most that an event always ends itself. That is done as
-// soon as nobody can log in, for what comes then can take long, and once more for
-// who was just coming up. MySQL may refuse to drop who is named as the definer of
-// something, so what the account may is taken before.
+// one by one, from the newest down, so that one which takes long to end is in the
+// way of none. That is done as soon as nobody can log in, for what comes then can
+// take long, and once more for who was just coming up. MySQL may refuse to drop
+// who is named as the definer of something, so what the account may is taken
+// before.
 func (u newUser) endOnMySQL(name string) string {
-	kill := "SET n = 0; REPEAT SET n = n + 1, s = (SELECT MAX(ID) FROM information_schema.PROCESSLIST WHERE CAST(USER AS BINARY) = " +
-		quoteText(string(u.handle)) + " AND COMMAND <> 'Killed'); KILL s; UNTIL s IS NULL OR n = 20000 END REPEAT;"
-	do := "DECLARE s BIGINT UNSIGNED; DECLARE n INT; " + goOn + lockStatement(name) + "; " + kill + " " + stripStatement(name) + "; "
+	kill := "SET last = ~0; REPEAT SET s = (SELECT MAX(ID) FROM " + u.server.sessionTable() + " WHERE CAST(USER AS BINARY) = " +
+		quoteText(string(u.handle)) + " AND ID < last); KILL s; SET last = s; UNTIL s IS NULL END REPEAT;"
+	do := "DECLARE s, last BIGINT UNSIGNED; " + goOn + lockStatement(name) + "; " + kill + " " + stripStatement(name) + "; "
 	for _, role := range slices.Sorted(slices.Values(u.params.Roles)) {
 		do += "REVOKE " + u.server.role(role) + " FROM " + name + "; "
 	}

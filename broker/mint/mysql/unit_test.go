@@ -121,7 +121,7 @@ func TestStatementsAreTheGoldenOnes(t *testing.T) {
 		"mariadb_ed25519": {server{mariadb: true, version: 101119, tls: true}, `{"roles": ["payments_rw"], "auth": "ed25519"}`, authEd25519},
 		"mariadb_hostile": {server{mariadb: true, version: 101119, tls: true}, `{"roles": ["z` + "`" + `; DROP", "a'b\\c\""], "default_role": "a'b\\c\"", "connection_limit": 5, "require": "none",
 			"client_host": "10.0.%", "grants": {"pay_ments%": ["SELECT"], "x` + "`" + `.*; --": ["INSERT", "EVENT"]}}`, authNative},
-		"mysql_role":      {server{version: 80400, tls: true}, `{"roles": ["payments_rw"], "connection_limit": 5}`, authSHA2},
+		"mysql_role":      {server{version: 80400, tls: true, watched: true}, `{"roles": ["payments_rw"], "connection_limit": 5}`, authSHA2},
 		"mysql_grants":    {server{version: 80022, tls: true}, `{"grants": {"pay_ments": ["SELECT", "UPDATE"]}, "require": "none", "client_host": "10.0.%"}`, authSHA2},
 		"mysql_no_expiry": {server{version: 80022, tls: true}, `{"grants": {"payments": ["SELECT"]}, "server_expiry": "none"}`, authSHA2},
 	} {
