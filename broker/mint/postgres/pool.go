@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -29,10 +28,10 @@ var errClosed = errors.New("the broker is stopping")
 type pool struct {
 	admin broker.SecretSource
 	slots chan struct{} // one token for each connection in use
-	lent  atomic.Int32  // connections that somebody works on
 
 	mu     sync.Mutex // guards what follows
 	idle   []*conn
+	lent   int // connections that somebody has, and may bring back
 	closed bool
 }
 
@@ -57,21 +56,19 @@ func (p *pool) with(ctx context.Context, do func(*conn) error) error {
 		if err != nil {
 			return err
 		}
-		p.lent.Add(1)
 		err = do(c)
 		p.put(c, err)
-		p.lent.Add(-1)
 		if attempt == 2 || !lost(err) || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
-// take returns a connection that has answered lately.
+// take lends a connection that has answered lately.
 func (p *pool) take(ctx context.Context) (*conn, error) {
 	urls, readErr := p.admin.Read(ctx)
 	for {
-		c, err := p.pop()
+		c, _, err := p.pop()
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +81,7 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 		if fits && c.alive(ctx) {
 			return c, nil
 		}
-		c.close()
+		p.giveUp(c)
 	}
 	if readErr != nil {
 		return nil, fmt.Errorf("read the admin secret: %w", readErr)
@@ -92,6 +89,11 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 	c, err := dialEither(ctx, urls, "")
 	if notAccepted(err) {
 		return p.awaitReturn(ctx, err)
+	}
+	if err == nil {
+		p.mu.Lock()
+		p.lent++
+		p.mu.Unlock()
 	}
 	return c, err
 }
@@ -102,16 +104,15 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 // refusal stands.
 func (p *pool) awaitReturn(ctx context.Context, refusal error) (*conn, error) {
 	for begun := time.Now(); time.Since(begun) < connectWithin && ctx.Err() == nil; pause(ctx, 5*time.Millisecond) {
-		lent := p.lent.Load() > 0 // looked at first: whoever brings one back does so before
-		c, err := p.pop()
+		c, others, err := p.pop()
 		switch {
 		case err != nil:
 			return nil, err
 		case c != nil && c.alive(ctx):
 			return c, nil
 		case c != nil:
-			c.close()
-		case !lent:
+			p.giveUp(c)
+		case others == 0:
 			return nil, refusal
 		}
 	}
@@ -137,19 +138,29 @@ func dialEither(ctx context.Context, urls broker.SecretValue, database string) (
 	return c, err
 }
 
-func (p *pool) pop() (*conn, error) {
+// pop lends what is idle, or nil, and says how many others are lent: at the same
+// moment, or one that goes from hand to hand would be neither here nor there.
+func (p *pool) pop() (c *conn, others int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		return nil, errClosed
-	}
 	n := len(p.idle)
-	if n == 0 {
-		return nil, nil
+	switch {
+	case p.closed:
+		return nil, 0, errClosed
+	case n == 0:
+		return nil, p.lent, nil
 	}
-	c := p.idle[n-1]
-	p.idle = p.idle[:n-1]
-	return c, nil
+	c, p.idle = p.idle[n-1], p.idle[:n-1]
+	p.lent++
+	return c, p.lent - 1, nil
+}
+
+// giveUp closes a connection that was lent.
+func (p *pool) giveUp(c *conn) {
+	c.close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lent--
 }
 
 // put keeps a connection for the next, or closes it. With one that turned out
@@ -162,7 +173,7 @@ func (p *pool) put(c *conn, err error) {
 		p.doubt()
 	}
 	if fatal(err) || c.pg.IsClosed() || c.pg.PgConn().TxStatus() != 'I' {
-		c.close()
+		p.giveUp(c)
 		return
 	}
 	if err == nil {
@@ -170,6 +181,7 @@ func (p *pool) put(c *conn, err error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.lent--
 	if p.closed {
 		c.close()
 		return
