@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -107,6 +108,44 @@ func TestAnAdminPasswordCanChangeUnderway(t *testing.T) {
 	if err := check(t, openMinter(t, source)); err == nil || !strings.Contains(err.Error(), "the secret store is away") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// The server has a new password before anybody has told us: the one connection
+// that there is goes from hand to hand, and nobody is refused while somebody has
+// it, not even while he finds out whether it is alive.
+func TestOneConnectionServesAllWhileTheServerTakesNoPassword(t *testing.T) {
+	admin := adminConn(t)
+	exec(t, admin, `DROP ROLE IF EXISTS turning; CREATE ROLE turning LOGIN CREATEROLE PASSWORD 'one'; GRANT app_owner TO turning WITH ADMIN OPTION`)
+	m := openMinter(t, holding(server.URL("turning", "one", "app")))
+	_ = mint(t, m, orderFor(appGrant, time.Minute))
+	exec(t, admin, `ALTER ROLE turning PASSWORD 'two'`)
+	pid := ask[int](t, admin, "SELECT pid FROM pg_stat_activity WHERE usename = 'turning' AND application_name = 'daypass'")
+	time.Sleep(1100 * time.Millisecond) // then whoever takes it asks it first
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(500*time.Millisecond, func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	orders := make(chan broker.Order, 320)
+	for range cap(orders) {
+		orders <- orderFor(appGrant, time.Minute)
+	}
+	close(orders)
+	var many sync.WaitGroup
+	for range 8 {
+		many.Go(func() {
+			for o := range orders {
+				h, err := m.Plan(o)
+				if err == nil {
+					_, err = m.Mint(t.Context(), o, h)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	many.Wait()
 }
 
 func TestADemotedServerIsRefusedUntilItIsPrimaryAgain(t *testing.T) {
