@@ -19,6 +19,6 @@
 // It refuses to mint or revoke on a read-only server, to count "not found" on
 // another server as revoked, and to give out a role, or rights on the server's
 // own schemas, with which a job could make users, hand on what it has, write what
-// this package keeps, or on MariaDB hold the table of accounts by reading it. It does not look into what a role may do otherwise:
-// that is the operator's.
+// this package keeps, or on MariaDB hold the table of accounts by reading it. It
+// does not look into what a role may do otherwise: that is the operator's.
 package mysql
