@@ -12,7 +12,7 @@ import (
 const (
 	sweepEvery = 5 * time.Second
 	sweepBatch = 1000 // leases taken up in one pass of one target
-	crewFactor = 2    // workers for each turn: while some wait for books and journal, others have the turns
+	crewFactor = 4    // workers for each turn: while some wait for books and journal, others have the turns
 )
 
 // Run takes back what is due until ctx ends. Each target has two loops of its

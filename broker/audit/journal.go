@@ -82,9 +82,16 @@ var _ broker.Journal = (*Journal)(nil)
 
 // pending is a record that somebody waits for.
 type pending struct {
-	body []byte
-	done chan error // buffered
+	body   []byte
+	urgent bool
+	done   chan error // buffered
 }
+
+// urgent reports whether a record is written as soon as the disk takes it. That
+// a credential is gone gates nothing: such records may wait a little for each
+// other. Thousands can end in one second, and a sync for each would take the
+// disk from those who wait for a credential.
+func urgent(e broker.Event) bool { return e != broker.EventRevoked && e != broker.EventOrphan }
 
 // suspension is a time in which nothing can be appended.
 type suspension struct {
@@ -116,7 +123,7 @@ func (j *Journal) Append(ctx context.Context, r broker.Record) error {
 	if err := ctx.Err(); err != nil {
 		return unavailable(err)
 	}
-	p := pending{body, make(chan error, 1)}
+	p := pending{body, urgent(r.Event), make(chan error, 1)}
 	select {
 	case <-j.closing:
 		return unavailable(errClosed)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -128,6 +129,37 @@ func TestTwoHundredAppendersShareWrites(t *testing.T) {
 	if n := syncs.Load(); n > 1000 {
 		t.Errorf("%d fsyncs for 2000 records: callers do not share them", n)
 	}
+}
+
+func TestRecordsOfWhatIsGoneWaitForEachOtherAndHoldNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var syncs atomic.Int64
+		c := config(t.TempDir())
+		c.OnSync = func(time.Duration) { syncs.Add(1) }
+		j := open(t, c)
+		before, began := syncs.Load(), time.Now()
+		var all sync.WaitGroup
+		for i := range 10 {
+			all.Go(func() {
+				time.Sleep(time.Duration(i) * patience / 20)
+				mustAppend(t, j, broker.Record{Event: broker.EventRevoked, Request: fmt.Sprint(i)})
+			})
+		}
+		all.Wait()
+		if n, took := syncs.Load()-before, time.Since(began); n != 1 || took != patience {
+			t.Errorf("ten records took %d syncs and %v", n, took)
+		}
+
+		before, began = syncs.Load(), time.Now()
+		all.Go(func() { mustAppend(t, j, broker.Record{Event: broker.EventRevoked}) })
+		time.Sleep(patience / 3)
+		mustAppend(t, j, broker.Record{Event: broker.EventIntent})
+		all.Wait()
+		if n, took := syncs.Load()-before, time.Since(began); n != 1 || took != patience/3 {
+			t.Errorf("an intent behind it took %d syncs and %v", n, took)
+		}
+		mustClose(t, j)
+	})
 }
 
 func TestAClosedJournalRefuses(t *testing.T) {

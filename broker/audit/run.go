@@ -9,11 +9,13 @@ import (
 	"github.com/daypass-dev/daypass/broker"
 )
 
-// Bounds of one write, and of the pauses between attempts at repair.
+// Bounds of one write, of the time that records which are not urgent wait for
+// others, and of the pauses between attempts at repair.
 const (
 	maxBatch   = 512
 	maxBytes   = 4 << 20
 	notesAside = 16 // notes that ride along while others wait
+	patience   = 3 * time.Millisecond
 	minBackoff = time.Second
 	maxBackoff = 30 * time.Second
 )
@@ -57,16 +59,27 @@ func (j *Journal) run() {
 }
 
 // gather takes along what else is queued, without waiting for more: while one
-// batch is being synced, the next gathers by itself.
+// batch is being synced, the next gathers by itself. Only a batch in which
+// nothing is urgent waits, for company or for its time to be up.
 func (j *Journal) gather(first pending) []pending {
-	batch, size := []pending{first}, len(first.body)
+	batch, size, urgent := []pending{first}, len(first.body), first.urgent
+	patience := time.NewTimer(patience)
+	defer patience.Stop()
 	for len(batch) < maxBatch && size < maxBytes {
+		var p pending
 		select {
-		case p := <-j.queue:
-			batch, size = append(batch, p), size+len(p.body)
+		case p = <-j.queue:
 		default:
-			return batch
+			if urgent {
+				return batch
+			}
+			select {
+			case p = <-j.queue:
+			case <-patience.C:
+				return batch
+			}
 		}
+		batch, size, urgent = append(batch, p), size+len(p.body), urgent || p.urgent
 	}
 	return batch
 }
