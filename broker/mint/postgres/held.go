@@ -85,7 +85,7 @@ func (m *minter) Check(ctx context.Context) error {
 // there. It makes nothing. Whether the admin may grant each group is seen only
 // when it is granted; the error says so then.
 func (m *minter) CheckGrant(ctx context.Context, g broker.Grant) error {
-	p, err := parseParams(g.Params, m.iterations)
+	p, err := m.params.read(g.Params, m.iterations)
 	if err != nil {
 		return err
 	}

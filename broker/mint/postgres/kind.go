@@ -46,6 +46,7 @@ type minter struct {
 	revoking   *pool
 	guard      *guard
 	late       lateSessions
+	params     knownParams
 	sessionEnd time.Duration // how long ending sessions may take in one attempt
 }
 

@@ -29,7 +29,7 @@ func (m *minter) Plan(o broker.Order) (broker.Handle, error) {
 }
 
 func (m *minter) plan(o broker.Order) (broker.Handle, params, error) {
-	p, err := parseParams(o.Grant.Params, m.iterations)
+	p, err := m.params.read(o.Grant.Params, m.iterations)
 	if err != nil {
 		return "", params{}, fmt.Errorf("params of grant %q: %w", o.Grant.Name, err)
 	}
@@ -123,11 +123,14 @@ func lockKey(h broker.Handle) int64 {
 	return int64(binary.BigEndian.Uint64(sum[:]))
 }
 
+// inElement escapes what stands in an array's quoted element.
+var inElement = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
 // judgedValues are the parameters of a judgement, as text.
 func judgedValues(groups []string, notAfter time.Time, database string) [][]byte {
 	quoted := make([]string, len(groups))
-	for i, g := range groups { // an array's element in quotes
-		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(g) + `"`
+	for i, g := range groups {
+		quoted[i] = `"` + inElement.Replace(g) + `"`
 	}
 	return [][]byte{[]byte("{" + strings.Join(quoted, ",") + "}"), strconv.AppendInt(nil, notAfter.Unix(), 10), []byte(database)}
 }

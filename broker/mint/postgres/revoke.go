@@ -36,7 +36,7 @@ func (m *minter) Revoke(ctx context.Context, l broker.Lease) error {
 		return m.failed("revoke", fmt.Errorf("%q is not a name of deployment %q; left alone", l.Handle, m.deployment))
 	}
 	// What the lease froze. An orphan has no grant: what it owns is kept.
-	p, err := parseParams(l.Grant.Params, m.iterations)
+	p, err := m.params.read(l.Grant.Params, m.iterations)
 	if err != nil {
 		p = params{OnOwned: onOwned{Way: keepOwned}}
 	}
@@ -137,7 +137,7 @@ type state struct {
 const (
 	finding       = "daypass_finding"
 	findStatement = `
-		SELECT r.oid, NOT EXISTS (SELECT FROM pg_stat_get_activity(NULL) WHERE usesysid = r.oid)
+		SELECT r.oid, NOT EXISTS (SELECT FROM pg_stat_get_backend_idset() AS b(id) WHERE pg_stat_get_backend_userid(id) = r.oid)
 		       AND NOT EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid)
 		FROM pg_roles r WHERE rolname = $1::text`
 )
@@ -233,7 +233,7 @@ func (r *revocation) endSessions(ctx context.Context) error {
 // set, and says how many there were.
 const (
 	ending          = "daypass_ending"
-	endingStatement = `SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_get_activity(NULL) WHERE usesysid = $1::oid`
+	endingStatement = `SELECT count(pg_terminate_backend(pg_stat_get_backend_pid(id)))::int FROM pg_stat_get_backend_idset() AS b(id) WHERE pg_stat_get_backend_userid(id) = $1::oid`
 )
 
 // terminate tells the user's sessions to end, and says how many there were.
