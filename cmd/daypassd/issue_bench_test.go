@@ -233,7 +233,7 @@ func BenchmarkTenThousandExpireInOneSecond(b *testing.B) {
 	e := newIssueBench(b)
 	for b.Loop() {
 		psql := e.dropWithPsql(b, users)
-		expiry := time.Now().Add(90 * time.Second).Truncate(time.Second)
+		expiry := time.Now().Add(60 * time.Second).Truncate(time.Second)
 		tokens := e.tokens(b, users/each)
 		atOnce(b, 8, len(tokens), func(_, i int) error {
 			var grants []string
@@ -243,7 +243,7 @@ func BenchmarkTenThousandExpireInOneSecond(b *testing.B) {
 			return e.buy(tokens[i], strings.Join(grants, ","))
 		})
 		left := time.Until(expiry)
-		if left < 20*time.Second {
+		if left < 12*time.Second {
 			b.Fatalf("%v before the expiry there is no time left to measure", left)
 		}
 		ctx, stop := context.WithCancel(context.Background())
@@ -284,7 +284,12 @@ func (e *issueBench) dropWithPsql(b *testing.B, n int) float64 {
 	if out, err := e.psql(drop.String()); err != nil {
 		b.Fatalf("%v: %.500s", err, out)
 	}
-	return float64(n) / time.Since(began).Seconds()
+	rate := float64(n) / time.Since(began).Seconds()
+	// What follows is to find the tables as psql did, not full of its dead rows.
+	if out, err := e.psql("VACUUM pg_authid; VACUUM pg_auth_members; VACUUM pg_db_role_setting; VACUUM pg_shdescription"); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	return rate
 }
 
 // latencies makes exchanges one after the other, twenty a second at most.
@@ -330,6 +335,6 @@ func (e *issueBench) cleared(b *testing.B, expiry time.Time) float64 {
 		case n == 0 || time.Since(expiry) > 3*time.Minute:
 			return max(1, float64(all-n)/time.Since(first).Seconds())
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(250 * time.Millisecond)
 	}
 }
