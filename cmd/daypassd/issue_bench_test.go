@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/daypass-dev/daypass/broker/brokertest/fakeissuer"
 	"github.com/daypass-dev/daypass/broker/brokertest/servers"
@@ -150,8 +152,7 @@ func atOnce(b *testing.B, workers, n int, do func(worker, i int) error) float64 
 	return float64(n) / time.Since(began).Seconds()
 }
 
-// bareUser is what the kind tells the server for one user, as one script: the
-// lock, what its group roles are, and the user with its verifier.
+// bareUser makes a user like the kind's, as one script.
 func bareUser(n int64, iterations int) string {
 	name := fmt.Sprintf("bare_%d", n)
 	return fmt.Sprintf(`BEGIN; SELECT pg_advisory_xact_lock(%d); SELECT rolname FROM pg_roles WHERE rolname = 'orders_rw';
@@ -180,25 +181,23 @@ func bareVerifier(iterations int) string {
 
 // BenchmarkExchangesBesideABareLoop issues by turns through the whole exchange,
 // over HTTP and with the journal on disk, and with a loop that tells the
-// server the same over pgx and does nothing else.
+// server the same over pgx, each user's statements in one message, and does
+// nothing else but derive verifiers.
 func BenchmarkExchangesBesideABareLoop(b *testing.B) {
 	e := newIssueBench(b)
 	var made atomic.Int64
 	for _, iterations := range []int{4096, 1} {
+		same := learn(b, e.pg.AdminURL("postgres"), fmt.Sprintf(`{"roles": ["orders_rw"], "scram_iterations": %d}`, iterations))
 		for _, workers := range []int{1, 8, 32} {
 			b.Run(fmt.Sprintf("%d at once with %d iterations", workers, iterations), func(b *testing.B) {
-				conns := make([]*pgx.Conn, workers)
-				for i := range conns {
-					var err error
-					if conns[i], err = pgx.Connect(b.Context(), e.pg.AdminURL("postgres")); err != nil {
-						b.Fatal(err)
-					}
-					b.Cleanup(func() { _ = conns[i].Close(context.Background()) })
-				}
 				grant := fmt.Sprintf(`{"name":"i%d-0","ttl":"1h"}`, iterations)
 				const n = 256
+				conns := e.bareConns(b, workers, same)
 				bare := func(w, _ int) error {
-					_, err := conns[w].Exec(b.Context(), bareUser(made.Add(1), iterations))
+					var batch pgconn.Batch
+					i := made.Add(1)
+					same.again(&batch, fmt.Sprintf("dp_bare_000000_%012d", i), strconv.FormatInt(i, 10), bareVerifier(iterations))
+					_, err := conns[w].ExecBatch(b.Context(), &batch).ReadAll()
 					return err
 				}
 				ours := func() float64 {
@@ -218,6 +217,31 @@ func BenchmarkExchangesBesideABareLoop(b *testing.B) {
 			})
 		}
 	}
+}
+
+// bareConns are connections like the kind's.
+func (e *issueBench) bareConns(b *testing.B, n int, s said) []*pgconn.PgConn {
+	b.Helper()
+	config, err := pgconn.ParseConfig(e.pg.AdminURL("postgres"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	config.RuntimeParams = s.settings
+	conns := make([]*pgconn.PgConn, n)
+	for i := range conns {
+		c, err := pgconn.ConnectConfig(b.Context(), config)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = c.Close(context.Background()) })
+		for name, sql := range s.named {
+			if _, err := c.Prepare(b.Context(), name, sql, nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+		conns[i] = c
+	}
+	return conns
 }
 
 func quantile(values []float64, q float64) float64 {
