@@ -227,9 +227,9 @@ func (p *plan) record(e Event, at time.Time) Record {
 		r.Rules = append(r.Rules, l.Rule)
 		r.Grants = append(r.Grants, l.Grant.Name)
 	}
-	s := p.session
-	s.For = listedOnly(s.For)
 	if e == EventIntent {
+		s := p.session
+		s.For = listedOnly(s.For)
 		r.Claims, r.Session, r.Once, r.Reported = s.For.Claims, &s, p.once, p.would
 	}
 	return r
