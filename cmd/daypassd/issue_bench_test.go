@@ -18,7 +18,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +28,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/daypass-dev/daypass/broker/brokertest"
 	"github.com/daypass-dev/daypass/broker/brokertest/fakeissuer"
 	"github.com/daypass-dev/daypass/broker/brokertest/servers"
 )
@@ -159,25 +159,6 @@ func (s *shopper) buy(token, grants string) error {
 	return nil
 }
 
-// atOnce does n things, so many at a time, and says how many it did a second.
-func atOnce(b *testing.B, workers, n int, do func(worker, i int) error) float64 {
-	b.Helper()
-	var all sync.WaitGroup
-	began := time.Now()
-	for w := range workers {
-		all.Go(func() {
-			for i := w; i < n; i += workers {
-				if err := do(w, i); err != nil {
-					b.Error(err)
-					return
-				}
-			}
-		})
-	}
-	all.Wait()
-	return float64(n) / time.Since(began).Seconds()
-}
-
 // bareUser makes a user like the kind's, as one script.
 func bareUser(n int64, iterations int) string {
 	name := fmt.Sprintf("bare_%d", n)
@@ -228,18 +209,10 @@ func BenchmarkExchangesBesideABareLoop(b *testing.B) {
 				}
 				ours := func() float64 {
 					tokens := e.tokens(b, n)
-					return atOnce(b, workers, n, func(w, i int) error { return shoppers[w].buy(tokens[i], grant) })
+					return brokertest.AtOnce(b, workers, n, func(w, i int) error { return shoppers[w].buy(tokens[i], grant) })
 				}
 				ours() // connects
-				var theirs, mine, ratios []float64
-				for b.Loop() {
-					t, m := atOnce(b, workers, n, bare), ours()
-					theirs, mine, ratios = append(theirs, t), append(mine, m), append(ratios, m/t)
-				}
-				b.ReportMetric(quantile(theirs, 0.5), "bare/s")
-				b.ReportMetric(quantile(mine, 0.5), "ours/s")
-				b.ReportMetric(quantile(ratios, 0.5), "ratio")
-				b.ReportMetric(0, "ns/op")
+				brokertest.Compare(b, func() float64 { return brokertest.AtOnce(b, workers, n, bare) }, ours)
 			})
 		}
 	}
@@ -270,11 +243,6 @@ func (e *issueBench) bareConns(b *testing.B, n int, s said) []*pgconn.PgConn {
 	return conns
 }
 
-func quantile(values []float64, q float64) float64 {
-	s := slices.Sorted(slices.Values(values))
-	return s[min(int(q*float64(len(s))), len(s)-1)]
-}
-
 // BenchmarkTenThousandExpireInOneSecond measures issuing before and while ten
 // thousand leases that end in one second are taken back, and how fast that
 // goes beside psql with nothing but DROP ROLE.
@@ -285,7 +253,7 @@ func BenchmarkTenThousandExpireInOneSecond(b *testing.B) {
 		psql := e.dropWithPsql(b, users)
 		expiry := time.Now().Add(60 * time.Second).Truncate(time.Second)
 		tokens, shoppers := e.tokens(b, users/each), e.shoppers(b, 8)
-		atOnce(b, len(shoppers), len(tokens), func(w, i int) error {
+		brokertest.AtOnce(b, len(shoppers), len(tokens), func(w, i int) error {
 			var grants []string
 			for g := range each {
 				grants = append(grants, fmt.Sprintf(`{"name":"i1-%d","ttl":"%ds"}`, g, int(time.Until(expiry).Seconds()+1)))
@@ -312,8 +280,8 @@ func BenchmarkTenThousandExpireInOneSecond(b *testing.B) {
 		b.ReportMetric(psql, "psql/s")
 		b.ReportMetric(float64(rate.Load()), "cleared/s")
 		b.ReportMetric(float64(rate.Load())/psql, "ratio")
-		b.ReportMetric(quantile(idle, 0.99), "idle-p99-ms")
-		b.ReportMetric(quantile(busy, 0.99), "busy-p99-ms")
+		b.ReportMetric(brokertest.Quantile(idle, 0.99), "idle-p99-ms")
+		b.ReportMetric(brokertest.Quantile(busy, 0.99), "busy-p99-ms")
 		b.ReportMetric(time.Since(began).Seconds(), "gone-after-s")
 		b.ReportMetric(0, "ns/op")
 	}

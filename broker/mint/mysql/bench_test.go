@@ -5,14 +5,13 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/brokertest"
 	"github.com/daypass-dev/daypass/broker/brokertest/servers"
 	"github.com/daypass-dev/daypass/broker/mint/mysql"
 )
@@ -28,42 +27,6 @@ func benchServer(b *testing.B) *servers.MariaDB {
 		b.Fatal(err)
 	}
 	return own
-}
-
-// atOnce does n things, so many at a time, and says how many it did a second.
-func atOnce(b *testing.B, workers, n int, do func(worker int) error) float64 {
-	var wg sync.WaitGroup
-	began := time.Now()
-	for w := range workers {
-		wg.Go(func() {
-			for i := w; i < n; i += workers {
-				if err := do(w); err != nil {
-					b.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return float64(n) / time.Since(began).Seconds()
-}
-
-// compare measures two ways by turns, and reports the medians and their ratio.
-func compare(b *testing.B, bare, ours func() float64) {
-	var theirs, mine, ratios []float64
-	for b.Loop() {
-		t, m := bare(), ours()
-		theirs, mine, ratios = append(theirs, t), append(mine, m), append(ratios, m/t)
-	}
-	b.ReportMetric(median(theirs), "bare/s")
-	b.ReportMetric(median(mine), "ours/s")
-	b.ReportMetric(median(ratios), "ratio")
-	b.ReportMetric(0, "ns/op")
-}
-
-func median(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
 }
 
 // planned is an order with its handle.
@@ -91,7 +54,7 @@ func BenchmarkMintBesideABareLoop(b *testing.B) {
 					exec(b, c, "SET time_zone = '+00:00'")
 					conns <- c
 				}
-				bare := func(int) error {
+				bare := func(int, int) error {
 					o, h := planned(b, m, g)
 					list, err := mysql.Statements(o, h, "daypass", !own.IsMySQL())
 					if err != nil {
@@ -106,16 +69,16 @@ func BenchmarkMintBesideABareLoop(b *testing.B) {
 					}
 					return nil
 				}
-				ours := func(int) error {
+				ours := func(int, int) error {
 					o, h := planned(b, m, g)
 					_, err := m.Mint(b.Context(), o, h)
 					return err
 				}
-				atOnce(b, workers, workers, ours) // connects
-				turn := func(do func(int) error) func() float64 {
-					return func() float64 { tidy(b, own); return atOnce(b, workers, 192, do) }
+				brokertest.AtOnce(b, workers, workers, ours) // connects
+				turn := func(do func(int, int) error) func() float64 {
+					return func() float64 { tidy(b, own); return brokertest.AtOnce(b, workers, 192, do) }
 				}
-				compare(b, turn(bare), turn(ours))
+				brokertest.Compare(b, turn(bare), turn(ours))
 			})
 		}
 	}
@@ -152,14 +115,14 @@ func BenchmarkRevokeBesideTheClient(b *testing.B) {
 					for _, h := range makeUsers(b, own, m, g, n) {
 						handles <- h
 					}
-					return atOnce(b, workers, n, func(int) error {
+					return brokertest.AtOnce(b, workers, n, func(int, int) error {
 						return m.Revoke(b.Context(), broker.Lease{Handle: <-handles, Grant: g})
 					})
 				}
 				if err := m.Revoke(b.Context(), broker.Lease{Handle: makeUsers(b, own, m, g, 1)[0], Grant: g}); err != nil { // connects
 					b.Fatal(err)
 				}
-				compare(b, bare, ours)
+				brokertest.Compare(b, bare, ours)
 			})
 		}
 	}

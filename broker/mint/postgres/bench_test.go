@@ -6,7 +6,6 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/brokertest"
 	"github.com/daypass-dev/daypass/broker/brokertest/servers"
 	"github.com/daypass-dev/daypass/broker/mint/postgres"
 )
@@ -41,24 +41,6 @@ func benchMinter(b *testing.B, own *servers.Postgres, connections int) broker.Mi
 	}
 	b.Cleanup(func() { closeMinter(m) })
 	return m
-}
-
-// atOnce does n things, so many at a time, and says how many it did a second.
-func atOnce(b *testing.B, workers, n int, do func(worker int) error) float64 {
-	var wg sync.WaitGroup
-	began := time.Now()
-	for w := range workers {
-		wg.Go(func() {
-			for i := w; i < n; i += workers {
-				if err := do(w); err != nil {
-					b.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return float64(n) / time.Since(began).Seconds()
 }
 
 // BenchmarkIssueBesideABareLoop mints by turns with the kind, and with a loop
@@ -90,11 +72,11 @@ func BenchmarkIssueBesideABareLoop(b *testing.B) {
 					}
 					return o, h
 				}
-				bare := func(w int) error {
+				bare := func(w, _ int) error {
 					o, h := order()
 					return conns[w].Mint(b.Context(), o, h)
 				}
-				ours := func(int) error {
+				ours := func(int, int) error {
 					o, h := order()
 					_, err := m.Mint(b.Context(), o, h)
 					return err
@@ -103,29 +85,11 @@ func BenchmarkIssueBesideABareLoop(b *testing.B) {
 				if iterations == 1 {
 					n = 640
 				}
-				atOnce(b, workers, workers, ours) // connects
-				compare(b, func() float64 { return atOnce(b, workers, n, bare) }, func() float64 { return atOnce(b, workers, n, ours) })
+				brokertest.AtOnce(b, workers, workers, ours) // connects
+				brokertest.Compare(b, func() float64 { return brokertest.AtOnce(b, workers, n, bare) }, func() float64 { return brokertest.AtOnce(b, workers, n, ours) })
 			})
 		}
 	}
-}
-
-// compare measures two ways by turns, and reports the medians and their ratio.
-func compare(b *testing.B, bare, ours func() float64) {
-	var theirs, mine, ratios []float64
-	for b.Loop() {
-		t, m := bare(), ours()
-		theirs, mine, ratios = append(theirs, t), append(mine, m), append(ratios, m/t)
-	}
-	b.ReportMetric(median(theirs), "bare/s")
-	b.ReportMetric(median(mine), "ours/s")
-	b.ReportMetric(median(ratios), "ratio")
-	b.ReportMetric(0, "ns/op")
-}
-
-func median(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
 }
 
 // BenchmarkRevokeBesidePsql drops users by turns with the kind, and with psql
@@ -158,7 +122,7 @@ func BenchmarkRevokeBesidePsql(b *testing.B) {
 				for _, h := range users() {
 					handles <- h
 				}
-				return atOnce(b, workers, n, func(int) error {
+				return brokertest.AtOnce(b, workers, n, func(int, int) error {
 					return m.Revoke(b.Context(), broker.Lease{Handle: <-handles, Grant: appGrant})
 				})
 			}
@@ -166,7 +130,7 @@ func BenchmarkRevokeBesidePsql(b *testing.B) {
 			if err := m.Revoke(b.Context(), broker.Lease{Handle: revokeOnce[0], Grant: appGrant}); err != nil { // connects
 				b.Fatal(err)
 			}
-			compare(b, bare, ours)
+			brokertest.Compare(b, bare, ours)
 		})
 	}
 }
