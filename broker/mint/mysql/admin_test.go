@@ -195,6 +195,32 @@ func TestAnAdminPasswordCanChangeUnderway(t *testing.T) {
 	}
 }
 
+func TestOneConnectionServesAllWhileTheServerTakesNoPassword(t *testing.T) {
+	admin := root(t)
+	anew(t, admin, "USER turning@'%' IDENTIFIED BY 'one'")
+	exec(t, admin, "GRANT ALL PRIVILEGES ON *.* TO turning@'%' WITH GRANT OPTION", "GRANT app_rw TO turning@'%' WITH ADMIN OPTION")
+	m := openMinter(t, holding(server.URL("turning", "one", "daypass")))
+	_ = mint(t, m, orderFor(roleGrant, time.Minute))
+	exec(t, admin, "ALTER USER turning@'%' IDENTIFIED BY 'two'")
+	var many sync.WaitGroup
+	for range 8 {
+		many.Go(func() {
+			for range 10 {
+				o := orderFor(roleGrant, time.Minute)
+				h, err := m.Plan(o)
+				if err == nil {
+					_, err = m.Mint(t.Context(), o, h)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	many.Wait()
+}
+
 // An admin that may write on a read-only server must not: what it writes there
 // is lost, or splits the data in two.
 func TestADemotedServerIsRefusedUntilItIsPrimaryAgain(t *testing.T) {

@@ -2,14 +2,11 @@ package mysql
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
-
-	driver "github.com/go-sql-driver/mysql"
 
 	"github.com/daypass-dev/daypass/broker"
 )
@@ -32,6 +29,7 @@ type pool struct {
 
 	mu     sync.Mutex // guards what follows
 	idle   []*conn
+	lent   int // connections that somebody has, and may bring back
 	closed bool
 }
 
@@ -58,11 +56,11 @@ func (p *pool) with(ctx context.Context, do func(*conn) error) error {
 	return err
 }
 
-// take returns a connection that has just answered.
+// take lends a connection that has just answered.
 func (p *pool) take(ctx context.Context) (*conn, error) {
 	urls, readErr := p.admin.Read(ctx)
 	for {
-		c, err := p.pop()
+		c, _, err := p.pop()
 		if err != nil {
 			return nil, err
 		}
@@ -75,13 +73,52 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 		if fits && c.probe(ctx, probeWithin) == nil {
 			return c, nil
 		}
-		c.close()
+		p.giveUp(c)
 	}
 	if readErr != nil {
 		return nil, fmt.Errorf("read the admin secret: %w", readErr)
 	}
+	c, err := dialEither(ctx, urls)
+	if notAccepted(err) {
+		return p.awaitReturn(ctx, err)
+	}
+	if err == nil {
+		p.mu.Lock()
+		p.lent++
+		p.mu.Unlock()
+	}
+	return c, err
+}
+
+// awaitReturn waits for a connection that somebody is done with, where the
+// server takes none of the passwords that we know: it was changed there first,
+// and until we are told, what is open has to do. Where nobody has one, the
+// refusal stands.
+func (p *pool) awaitReturn(ctx context.Context, refusal error) (*conn, error) {
+	for begun := time.Now(); time.Since(begun) < connectWithin && ctx.Err() == nil; pause(ctx, 5*time.Millisecond) {
+		c, others, err := p.pop()
+		switch {
+		case err != nil:
+			return nil, err
+		case c != nil && c.probe(ctx, probeWithin) == nil:
+			return c, nil
+		case c != nil:
+			p.giveUp(c)
+		case others == 0:
+			return nil, refusal
+		}
+	}
+	return nil, refusal
+}
+
+// notAccepted reports whether the server did not take a password.
+func notAccepted(err error) bool { return isOneOf(err, codeWrongPassword, codeNotByThisPlugin) }
+
+// dialEither connects with the current admin URL, and with the previous one
+// where the server does not take the current one yet.
+func dialEither(ctx context.Context, urls broker.SecretValue) (*conn, error) {
 	c, err := dialThrough(ctx, urls.Current)
-	if isOneOf(err, codeWrongPassword, codeNotByThisPlugin) && !urls.Previous.IsZero() {
+	if notAccepted(err) && !urls.Previous.IsZero() {
 		if before, e := dial(ctx, urls.Previous); e == nil {
 			return before, nil // a rotation is under way
 		}
@@ -101,31 +138,45 @@ func dialThrough(ctx context.Context, url broker.Secret) (*conn, error) {
 	}
 }
 
-func (p *pool) pop() (*conn, error) {
+// pop lends what is idle, or nil, and says how many others are lent: at the same
+// moment, or one that goes from hand to hand would be neither here nor there.
+func (p *pool) pop() (c *conn, others int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		return nil, errClosed
-	}
 	n := len(p.idle)
-	if n == 0 {
-		return nil, nil
+	switch {
+	case p.closed:
+		return nil, 0, errClosed
+	case n == 0:
+		return nil, p.lent, nil
 	}
-	c := p.idle[n-1]
-	p.idle = p.idle[:n-1]
-	return c, nil
+	c, p.idle = p.idle[n-1], p.idle[:n-1]
+	p.lent++
+	return c, p.lent - 1, nil
 }
 
-func (p *pool) put(ctx context.Context, c *conn, err error) {
+// giveUp closes a connection that was lent.
+func (p *pool) giveUp(c *conn) {
+	c.close()
 	p.mu.Lock()
-	keep := !fatal(err) && ctx.Err() == nil && !c.broken && !p.closed
-	if keep {
-		p.idle = append(p.idle, c)
+	defer p.mu.Unlock()
+	p.lent--
+}
+
+// put keeps a connection for the next, or closes it.
+func (p *pool) put(ctx context.Context, c *conn, err error) {
+	if fatal(err) || ctx.Err() != nil || c.broken {
+		p.giveUp(c)
+		return
 	}
-	p.mu.Unlock()
-	if !keep {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lent--
+	if p.closed {
 		c.close()
+		return
 	}
+	p.idle = append(p.idle, c)
 }
 
 // close ends the connections that nobody uses, and those in use when they come
@@ -138,189 +189,6 @@ func (p *pool) close() {
 	for _, c := range idle {
 		c.close()
 	}
-}
-
-// server is what a server is: its sort, and what it can do.
-type server struct {
-	mariadb bool
-	version int // such as 101119
-	tls     bool
-	literal bool // a database in GRANT is a name and no pattern: MySQL's partial_revokes
-	watched bool // its performance schema lists sessions
-}
-
-func (s server) String() string {
-	if s.mariadb {
-		return "MariaDB"
-	}
-	return "MySQL"
-}
-
-// auth is how passwords are checked where a grant does not say.
-func (s server) auth() string {
-	if s.mariadb {
-		return authNative
-	}
-	return authSHA2
-}
-
-// conn is one admin connection. Its methods return scrubbed errors only. It is
-// one session of the server: where that is lost, so is the conn.
-type conn struct {
-	db       *sql.DB
-	session  *sql.Conn
-	from     broker.Secret // the URL it was made with
-	endpoint endpoint      // of that URL
-	schema   string        // of that URL: ours
-	server   server
-	lacks    []string // the rights the admin needs and does not have
-	broken   bool     // it may hold a lock that it should not
-
-	mark     string    // the server's, as of the last probe; see identity
-	readOnly bool      // as of then
-	events   bool      // whether the server runs events, as of then
-	now      time.Time // the server's clock then
-}
-
-// dial connects and asks the server what it is.
-func dial(ctx context.Context, url broker.Secret) (*conn, error) {
-	a, err := parseAdmin(url)
-	if err != nil {
-		return nil, err
-	}
-	connector, err := driver.NewConnector(a.config)
-	if err != nil {
-		return nil, errors.New("the admin URL cannot be used") // what is wrong may be a part of it
-	}
-	ctx, cancel := context.WithTimeout(ctx, connectWithin)
-	defer cancel()
-	c := &conn{db: sql.OpenDB(connector), from: url, endpoint: a.endpoint, schema: a.schema}
-	c.db.SetMaxOpenConns(1)
-	if c.session, err = c.db.Conn(ctx); err != nil {
-		c.close()
-		return nil, fmt.Errorf("connect: %w", scrub(err))
-	}
-	if err := c.identify(ctx); err != nil {
-		c.close()
-		return nil, fmt.Errorf("connect: %w", err)
-	}
-	if err := c.probe(ctx, connectWithin); err != nil {
-		c.close()
-		return nil, fmt.Errorf("connect: %w", err)
-	}
-	return c, nil
-}
-
-func (c *conn) close() {
-	if c.session != nil {
-		_ = c.session.Close() // it is given up either way
-	}
-	_ = c.db.Close()
-}
-
-// exec runs one statement.
-func (c *conn) exec(ctx context.Context, statement string, args ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, statementWithin)
-	defer cancel()
-	_, err := c.session.ExecContext(ctx, statement, args...)
-	return scrub(err)
-}
-
-// row reads one row into dest; false if there is none.
-func (c *conn) row(ctx context.Context, dest []any, query string, args ...any) (bool, error) {
-	found := false
-	err := c.rows(ctx, func(scan func(...any) error) error {
-		if found {
-			return nil
-		}
-		found = true
-		return scan(dest...)
-	}, query, args...)
-	return found, err
-}
-
-// rows calls each for every row.
-func (c *conn) rows(ctx context.Context, each func(scan func(...any) error) error, query string, args ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, statementWithin)
-	defer cancel()
-	rows, err := c.session.QueryContext(ctx, query, args...)
-	if err != nil {
-		return scrub(err)
-	}
-	defer func() { _ = rows.Close() }() // read to the end, or given up
-	for rows.Next() {
-		if err := each(rows.Scan); err != nil {
-			return scrub(err)
-		}
-	}
-	return scrub(rows.Err())
-}
-
-// sessionTable is where a server lists its sessions. On MySQL one that is changing
-// its user holds up whoever asks another table, for as long as it likes; this one
-// is asked without a lock, and knows it by the user that it still is.
-func (s server) sessionTable() string {
-	if s.watched {
-		return "performance_schema.processlist"
-	}
-	return "information_schema.PROCESSLIST"
-}
-
-// claims reports whether a session that is changing its user is listed under the
-// name that it only says it has.
-func (s server) claims() bool { return !s.watched }
-
-// processes tells of each session of the server its number, its user and what it
-// does. Where there is a choice, SHOW is the way to ask for which the server
-// writes no temporary table.
-func (c *conn) processes(ctx context.Context, each func(id uint64, user, command string)) error {
-	ctx, cancel := context.WithTimeout(ctx, statementWithin)
-	defer cancel()
-	query := "SHOW PROCESSLIST"
-	if c.server.watched {
-		query = "SELECT ID AS Id, COALESCE(USER, '') AS User, COALESCE(COMMAND, '') AS Command FROM " + c.server.sessionTable()
-	}
-	rows, err := c.session.QueryContext(ctx, query)
-	if err != nil {
-		return scrub(err)
-	}
-	defer func() { _ = rows.Close() }() // read to the end, or given up
-	columns, err := rows.Columns()
-	if err != nil {
-		return scrub(err)
-	}
-	var id uint64
-	var user, command string
-	wanted := map[string]any{"Id": &id, "User": &user, "Command": &command}
-	dest := make([]any, len(columns))
-	for i, name := range columns {
-		if dest[i] = wanted[name]; dest[i] == nil {
-			dest[i] = new(sql.RawBytes)
-		}
-		delete(wanted, name)
-	}
-	if len(wanted) > 0 {
-		return errors.New("the server does not list its sessions")
-	}
-	for rows.Next() {
-		if err := rows.Scan(dest...); err != nil {
-			return scrub(err)
-		}
-		each(id, user, command)
-	}
-	return scrub(rows.Err())
-}
-
-// texts reads the first column of all rows.
-func (c *conn) texts(ctx context.Context, query string, args ...any) ([]string, error) {
-	var list []string
-	err := c.rows(ctx, func(scan func(...any) error) error {
-		var s string
-		err := scan(&s)
-		list = append(list, s)
-		return err
-	}, query, args...)
-	return list, err
 }
 
 // retry repeats what the server undid by itself, a bounded number of times.
