@@ -221,6 +221,39 @@ func TestOneConnectionServesAllWhileTheServerTakesNoPassword(t *testing.T) {
 	many.Wait()
 }
 
+// Who waits for a connection while no password is taken must not be given one
+// that leads to where the admin secret led before.
+func TestAConnectionThatComesBackIsNotUsedForAnotherAdminURL(t *testing.T) {
+	admin := root(t)
+	anew(t, admin, "USER leaving@'%' IDENTIFIED BY 'one'")
+	exec(t, admin, "GRANT ALL PRIVILEGES ON *.* TO leaving@'%' WITH GRANT OPTION", "GRANT app_rw TO leaving@'%' WITH ADMIN OPTION")
+	source := holding(server.URL("leaving", "one", "daypass"))
+	m := openMinter(t, source)
+	_ = mint(t, m, orderFor(roleGrant, time.Minute))
+	exec(t, admin, "FLUSH TABLES WITH READ LOCK") // so that a mint stays under way
+	before, after := make(chan error, 1), make(chan error, 1)
+	try := func(to chan error) {
+		o := orderFor(roleGrant, time.Minute)
+		h, err := m.Plan(o)
+		if err == nil {
+			_, err = m.Mint(t.Context(), o, h)
+		}
+		to <- err
+	}
+	go try(before)
+	time.Sleep(100 * time.Millisecond)
+	source.set(broker.SecretValue{Current: broker.NewSecret(server.URL("leaving", "another", "daypass"))}, nil)
+	go try(after)
+	time.Sleep(300 * time.Millisecond)
+	exec(t, admin, "UNLOCK TABLES")
+	if err := <-before; err != nil {
+		t.Errorf("what was under way: %v", err)
+	}
+	if err := <-after; err == nil {
+		t.Error("a user was made with an admin URL that is no longer in use")
+	}
+}
+
 // An admin that may write on a read-only server must not: what it writes there
 // is lost, or splits the data in two.
 func TestADemotedServerIsRefusedUntilItIsPrimaryAgain(t *testing.T) {

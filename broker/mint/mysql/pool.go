@@ -69,8 +69,7 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 		}
 		// While the admin secret cannot be read, a connection that was made
 		// with it is good enough: taking back must go on.
-		fits := readErr != nil || c.from.Equal(urls.Current) || c.from.Equal(urls.Previous)
-		if fits && c.probe(ctx, probeWithin) == nil {
+		if (readErr != nil || c.madeWith(urls)) && c.probe(ctx, probeWithin) == nil {
 			return c, nil
 		}
 		p.giveUp(c)
@@ -80,7 +79,7 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 	}
 	c, err := dialEither(ctx, urls)
 	if notAccepted(err) {
-		return p.awaitReturn(ctx, err)
+		return p.awaitReturn(ctx, urls, err)
 	}
 	if err == nil {
 		p.mu.Lock()
@@ -94,21 +93,29 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 // server takes none of the passwords that we know: it was changed there first,
 // and until we are told, what is open has to do. Where nobody has one, the
 // refusal stands.
-func (p *pool) awaitReturn(ctx context.Context, refusal error) (*conn, error) {
+func (p *pool) awaitReturn(ctx context.Context, urls broker.SecretValue, refusal error) (*conn, error) {
 	for begun := time.Now(); time.Since(begun) < connectWithin && ctx.Err() == nil; pause(ctx, 5*time.Millisecond) {
+		if now, err := p.admin.Read(ctx); err == nil && !now.Current.Equal(urls.Current) {
+			return p.take(ctx) // we are told
+		}
 		c, others, err := p.pop()
 		switch {
 		case err != nil:
 			return nil, err
-		case c != nil && c.probe(ctx, probeWithin) == nil:
+		case c != nil && c.madeWith(urls) && c.probe(ctx, probeWithin) == nil:
 			return c, nil
-		case c != nil:
+		case c != nil: // lost, or it leads where we are not to go any more
 			p.giveUp(c)
 		case others == 0:
 			return nil, refusal
 		}
 	}
 	return nil, refusal
+}
+
+// madeWith reports whether a connection was made with an admin URL that is in use.
+func (c *conn) madeWith(urls broker.SecretValue) bool {
+	return c.from.Equal(urls.Current) || c.from.Equal(urls.Previous)
 }
 
 // notAccepted reports whether the server did not take a password.

@@ -148,6 +148,40 @@ func TestOneConnectionServesAllWhileTheServerTakesNoPassword(t *testing.T) {
 	many.Wait()
 }
 
+// Who waits for a connection while no password is taken must not be given one
+// that leads to where the admin secret led before.
+func TestAConnectionThatComesBackIsNotUsedForAnotherAdminURL(t *testing.T) {
+	admin := adminConn(t)
+	exec(t, admin, `DROP ROLE IF EXISTS leaving; CREATE ROLE leaving LOGIN CREATEROLE PASSWORD 'one'; GRANT app_owner TO leaving WITH ADMIN OPTION`)
+	source := holding(server.URL("leaving", "one", "app"))
+	m := openMinter(t, source)
+	_ = mint(t, m, orderFor(appGrant, time.Minute))
+	pid := ask[int](t, admin, "SELECT pid FROM pg_stat_activity WHERE usename = 'leaving' AND application_name = 'daypass'")
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(500*time.Millisecond, func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	before, after := make(chan error, 1), make(chan error, 1)
+	try := func(to chan error) {
+		o := orderFor(appGrant, time.Minute)
+		h, err := m.Plan(o)
+		if err == nil {
+			_, err = m.Mint(t.Context(), o, h)
+		}
+		to <- err
+	}
+	go try(before)
+	time.Sleep(100 * time.Millisecond)
+	source.set(broker.SecretValue{Current: broker.NewSecret(server.URL("leaving", "another", "app"))}, nil)
+	go try(after)
+	if err := <-before; err != nil {
+		t.Errorf("what was under way: %v", err)
+	}
+	if err := <-after; err == nil {
+		t.Error("a user was made with an admin URL that is no longer in use")
+	}
+}
+
 func TestADemotedServerIsRefusedUntilItIsPrimaryAgain(t *testing.T) {
 	own := ownServer(t, servers.PostgresConfig{})
 	m := openMinter(t, holding(own.AdminURL("app")))
