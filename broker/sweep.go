@@ -12,7 +12,7 @@ import (
 const (
 	sweepEvery = 5 * time.Second
 	sweepBatch = 1000 // leases taken up in one pass of one target
-	crewFactor = 4    // workers for each turn: while some wait for books and journal, others have the turns
+	crewFactor = 2    // workers for each turn: while some wait for the books, others have the turns
 )
 
 // Run takes back what is due until ctx ends. Each target has two loops of its
@@ -97,11 +97,17 @@ func (b *Broker) sweepDue(ctx context.Context, ln *lane) (more bool) {
 	// What was never tried goes first: leases that fail for ever must not hold
 	// up one that has just expired.
 	slices.SortStableFunc(due, func(x, y Lease) int { return cmp.Compare(min(x.Attempts, 1), min(y.Attempts, 1)) })
+	var telling sync.WaitGroup // nobody waits for the journal but the pass as a whole
+	defer telling.Wait()
 	n := work(ctx, b, ln, due, func(l Lease) result {
-		switch {
-		case b.underWay.has(l.ID): // somebody waits for it already, and it may take long
+		if b.underWay.has(l.ID) { // somebody waits for it already, and it may take long
 			return skipped
-		case b.revoke(ctx, l, "", sweepReason(l)).State == StateRevoking:
+		}
+		outcome, told := b.revokeUntold(ctx, l, "", sweepReason(l))
+		if told != nil {
+			telling.Go(func() { b.tell(ctx, *told) })
+		}
+		if outcome.State == StateRevoking {
 			return failed
 		}
 		return gone

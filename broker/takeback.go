@@ -156,9 +156,23 @@ func (b *Broker) GiveBackLease(ctx context.Context, session Secret, id LeaseID, 
 // revoke takes one credential back, once at a time: whoever asks for the same
 // meanwhile is told what comes of it.
 func (b *Broker) revoke(ctx context.Context, l Lease, request, why string) Outcome {
+	outcome, told := b.revokeUntold(ctx, l, request, why)
+	if told != nil {
+		b.tell(ctx, *told)
+	}
+	return outcome
+}
+
+// revokeUntold is revoke, and leaves what is to be journalled to its caller: nil
+// where there is nothing, or somebody else has it.
+func (b *Broker) revokeUntold(ctx context.Context, l Lease, request, why string) (_ Outcome, told *Record) {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
 	defer done()
-	return b.underWay.once(ctx, l, func() Outcome { return b.revokeNow(ctx, l, request, why) })
+	outcome := b.underWay.once(ctx, l, func() (o Outcome) {
+		o, told = b.revokeNow(ctx, l, request, why)
+		return o
+	})
+	return outcome, told
 }
 
 // revokeAsked is revoke for somebody who waits for it. Where the target is lost
@@ -191,27 +205,26 @@ func (b *Broker) hasten(ctx context.Context, l Lease) (Lease, error) {
 }
 
 // revokeNow keeps the books: closed when the credential is gone, postponed when
-// it is not.
-func (b *Broker) revokeNow(ctx context.Context, l Lease, request, why string) Outcome {
+// it is not. What it returns beside is for the journal.
+func (b *Broker) revokeNow(ctx context.Context, l Lease, request, why string) (Outcome, *Record) {
 	err := b.takeBack(ctx, l)
 	if errors.Is(err, ErrExpiresOnly) {
 		if b.now().Before(l.NotAfter) {
 			b.keepUntilExpiry(ctx, l)
-			return Outcome{l, StateExpires}
+			return Outcome{l, StateExpires}, nil
 		}
 		err, why = nil, "expired"
 	}
 	if err != nil {
 		b.postpone(ctx, l, err)
-		return Outcome{l, StateRevoking}
+		return Outcome{l, StateRevoking}, nil
 	}
 	if err := b.leases.Close(ctx, l.ID); err != nil {
 		b.postpone(ctx, l, fmt.Errorf("the credential is gone, but its lease could not be closed: %w", err))
-		return Outcome{l, StateRevoking}
+		return Outcome{l, StateRevoking}, nil
 	}
 	b.stuck.freed(l.ID)
-	b.tell(ctx, Record{Event: EventRevoked, At: b.now(), Request: request, Issuer: l.Issuer, Leases: []Lease{l}, Reason: why})
-	return Outcome{l, StateRevoked}
+	return Outcome{l, StateRevoked}, &Record{Event: EventRevoked, At: b.now(), Request: request, Issuer: l.Issuer, Leases: []Lease{l}, Reason: why}
 }
 
 // takeBack asks the target, and counts.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,13 +148,12 @@ func openMinter(t *testing.T, admin broker.SecretSource) broker.Minter {
 	return m
 }
 
-var leases int
+var leases atomic.Int64
 
 // orderFor is an order with a fresh lease.
 func orderFor(g broker.Grant, ttl time.Duration) broker.Order {
-	leases++
 	return broker.Order{
-		Lease: broker.LeaseID(fmt.Sprintf("dpl_%d_%d", leases, time.Now().UnixNano())), Grant: g,
+		Lease: broker.LeaseID(fmt.Sprintf("dpl_%d_%d", leases.Add(1), time.Now().UnixNano())), Grant: g,
 		NotAfter: time.Now().Add(ttl).Truncate(time.Second),
 		For:      broker.Identity{Issuer: "ci", Job: broker.Job{RepositoryID: "5678"}},
 	}
