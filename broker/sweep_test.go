@@ -469,6 +469,36 @@ func TestMoreThanOnePassIsTakenUpAtOnce(t *testing.T) {
 	})
 }
 
+// What is due is taken back while records of it wait for the disk, and each is
+// in the journal when the pass is over.
+func TestASweepDoesNotWaitForTheJournalBetweenRevocations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		for range 50 {
+			r.exchange("db")
+		}
+		time.Sleep(time.Hour + time.Second)
+		synced := make(chan struct{})
+		r.course.meanwhile("revoked", func(context.Context) error { <-synced; return nil })
+		swept := make(chan struct{})
+		go func() { r.SweepTarget(context.Background(), "left"); close(swept) }()
+		synctest.Wait()
+		if n := r.left.left(); n != 0 {
+			t.Errorf("%d of 50 wait for the journal", n)
+		}
+		select {
+		case <-swept:
+			t.Error("the pass is over before the journal has it")
+		default:
+		}
+		close(synced)
+		<-swept
+		if n := len(r.journal.of(broker.EventRevoked)); n != 50 {
+			t.Errorf("%d of 50 are in the journal", n)
+		}
+	})
+}
+
 func TestTwoBrokersMaySweepTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
