@@ -39,6 +39,9 @@ func TestATokenOfferedToTwoBrokersAtOnceBuysOneExchange(t *testing.T) {
 				slots <- struct{}{}
 				defer func() { <-slots }()
 				status, a := brokers[offer%2].exchange(token)
+				if status == 0 { // it was not heard, or the sums below will tell
+					status, a = brokers[offer%2].exchange(token)
+				}
 				switch {
 				case status == http.StatusOK:
 					issued.Add(1)

@@ -290,7 +290,10 @@ func (b *broker1) kill() {
 	b.cmd = nil
 }
 
-var httpClient = &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+// httpClient gives up idle connections before a broker does. It opens some that
+// it then has no use for, and a broker closes those on which nothing is asked
+// for five seconds: maybe in the moment in which something is.
+var httpClient = &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 2 * time.Second}}
 
 // call makes one request; status 0 means that there was no answer.
 func (b *broker1) call(method, path, bearer string, body any) (int, map[string]any) {
