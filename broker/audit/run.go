@@ -62,24 +62,28 @@ func (j *Journal) run() {
 // batch is being synced, the next gathers by itself. Only a batch in which
 // nothing is urgent waits, for company or for its time to be up.
 func (j *Journal) gather(first pending) []pending {
-	batch, size, urgent := []pending{first}, len(first.body), first.urgent
-	patience := time.NewTimer(patience)
-	defer patience.Stop()
+	batch, size, hurry := []pending{first}, len(first.body), first.urgent
+	var timeUp <-chan time.Time
+	if !hurry {
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		timeUp = t.C
+	}
 	for len(batch) < maxBatch && size < maxBytes {
 		var p pending
 		select {
 		case p = <-j.queue:
 		default:
-			if urgent {
+			if hurry {
 				return batch
 			}
 			select {
 			case p = <-j.queue:
-			case <-patience.C:
+			case <-timeUp:
 				return batch
 			}
 		}
-		batch, size, urgent = append(batch, p), size+len(p.body), urgent || p.urgent
+		batch, size, hurry = append(batch, p), size+len(p.body), hurry || p.urgent
 	}
 	return batch
 }

@@ -107,7 +107,7 @@ func (c *conn) create(ctx context.Context, u *newUser) (string, error) {
 // lockName names a handle's lock.
 func lockName(h broker.Handle) string { return "daypass." + string(h) }
 
-// locked does something while this session has a handle's lock.
+// locked does something while this connection has a handle's lock.
 func (c *conn) locked(ctx context.Context, h broker.Handle, do func() error) error {
 	var got *int
 	if _, err := c.row(ctx, []any{&got}, "SELECT GET_LOCK(?, 1)", lockName(h)); err != nil {
