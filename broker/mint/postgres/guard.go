@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
@@ -20,11 +21,12 @@ import (
 // statements it holds no snapshot, so it keeps nothing from being vacuumed.
 // Safe for concurrent use.
 type guard struct {
-	admin broker.SecretSource
+	admin   broker.SecretSource
+	doubted atomic.Bool // it may be lost: connections that were made beside it are
 
 	mu     sync.Mutex // guards what follows, and the connection's use
 	conn   *conn      // nil: none
-	since  time.Time  // when it was connected, or found to be of no use
+	since  time.Time  // when it was connected, or found to be of no use; zero: it has to be renewed
 	idle   bool       // the admin may end nobody's sessions: none is kept
 	closed bool
 }
@@ -51,6 +53,12 @@ func endStatement(h broker.Handle) string {
 	return `SELECT pg_stat_clear_snapshot(); SELECT count(pg_terminate_backend(a.pid))::int FROM pg_stat_get_activity(NULL) a JOIN pg_roles r ON r.oid = a.usesysid WHERE r.rolname = ` + quoteText(string(h))
 }
 
+// doubt has keep ask whether the guard is still there, and where it should be:
+// connections that were made beside it are not. That is asked while new ones can
+// be made. Later, in the midst of a rotation, the server may take no password
+// that we know, and without a guard nothing is minted.
+func (g *guard) doubt() { g.doubted.Store(true) }
+
 // keep sees to it that there is a guard. The first one is waited for; a
 // renewal that fails leaves the old one at its post.
 func (g *guard) keep(ctx context.Context) error {
@@ -58,6 +66,12 @@ func (g *guard) keep(ctx context.Context) error {
 	defer g.mu.Unlock()
 	if g.closed {
 		return errClosed
+	}
+	if g.doubted.Swap(false) {
+		g.ask(ctx)
+		if urls, err := g.admin.Read(ctx); g.conn == nil || err == nil && !g.conn.madeWith(urls) {
+			g.since = time.Time{}
+		}
 	}
 	if (g.idle || g.conn != nil && !g.conn.pg.IsClosed()) && time.Since(g.since) < guardLife {
 		return nil
@@ -84,6 +98,10 @@ func (g *guard) keep(ctx context.Context) error {
 func (g *guard) check(ctx context.Context) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.ask(ctx)
+}
+
+func (g *guard) ask(ctx context.Context) {
 	if g.conn != nil && g.do(ctx, "SELECT 1") != nil {
 		g.recover(ctx)
 	}

@@ -66,11 +66,12 @@ func open(c broker.TargetConfig) (broker.Minter, error) {
 	if err != nil {
 		return nil, err
 	}
+	g := &guard{admin: c.Admin}
 	return &minter{
 		target: c.Name, deployment: c.Deployment, random: rand.Reader, iterations: p.iterations,
-		minting:    newPool(c.Admin, p.connections),
-		revoking:   newPool(c.Admin, revokeConnections),
-		guard:      &guard{admin: c.Admin},
+		minting:    newPool(c.Admin, p.connections, g.doubt),
+		revoking:   newPool(c.Admin, revokeConnections, g.doubt),
+		guard:      g,
 		sessionEnd: 10 * time.Second,
 	}, nil
 }

@@ -70,6 +70,54 @@ func TestAGuardThatWasLostIsPostedAgain(t *testing.T) {
 	}
 }
 
+// What ends the other connections ends the guard. The mint that hears of it has
+// it posted anew while the server still takes the password: once it does not, in
+// the midst of a rotation, the next look at the guard would find it gone, and
+// nothing would be minted.
+func TestAGuardLostWithOtherConnectionsIsBackBeforeThePasswordChanges(t *testing.T) {
+	for name, idle := range map[string]time.Duration{"at once": 0, "when it is asked": freshAtMost} {
+		t.Run(name, func(t *testing.T) {
+			own, m := signalServer(t)
+			super := connect(t, own.AdminURL("app"))
+			mint(t, m, orderFor(appGrant, time.Minute))
+			exec(t, super, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'dpadmin' AND application_name LIKE 'daypass%'")
+			time.Sleep(idle)
+			for range 2 {
+				mint(t, m, orderFor(appGrant, time.Minute))
+			}
+			exec(t, super, "ALTER ROLE dpadmin PASSWORD 'another'")
+			_, _ = m.Held(t.Context()) // looks after the guard; it has no connection of its own to list with
+			mint(t, m, orderFor(appGrant, time.Minute))
+		})
+	}
+}
+
+// freshAtMost is longer than a connection is taken to be alive unasked.
+const freshAtMost = 1100 * time.Millisecond
+
+// A guard on the server of a former admin URL guards nothing.
+func TestTheGuardGoesWhereTheAdminURLLeads(t *testing.T) {
+	own, _ := signalServer(t)
+	next, _ := signalServer(t)
+	source := holding(own.URL("dpadmin", adminPassword, "app"))
+	m := openMinter(t, source)
+	mint(t, m, orderFor(appGrant, time.Minute))
+	source.set(broker.SecretValue{Current: broker.NewSecret(next.URL("dpadmin", adminPassword, "app"))}, nil)
+	for range 2 {
+		mint(t, m, orderFor(appGrant, time.Minute))
+	}
+	for at, want := range map[*servers.Postgres]int{own: 0, next: 1} {
+		super := connect(t, at.AdminURL("app"))
+		n := -1
+		for deadline := time.Now().Add(5 * time.Second); n != want && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+			n = ask[int](t, super, "SELECT count(*)::int FROM pg_stat_activity WHERE application_name = 'daypass guard'")
+		}
+		if n != want {
+			t.Errorf("%d guards, want %d", n, want)
+		}
+	}
+}
+
 // Logins that are under way while their user is dropped must not get through.
 func TestNoSessionComesUpWhileItsUserIsTakenBack(t *testing.T) {
 	m, admin := superMinter(t), adminConn(t)

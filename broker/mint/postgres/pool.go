@@ -28,6 +28,7 @@ var errClosed = errors.New("the broker is stopping")
 type pool struct {
 	admin broker.SecretSource
 	slots chan struct{} // one token for each connection in use
+	alarm func()        // called when a connection turns out to be lost, or of a former admin URL
 
 	mu     sync.Mutex // guards what follows
 	idle   []*conn
@@ -35,8 +36,8 @@ type pool struct {
 	closed bool
 }
 
-func newPool(admin broker.SecretSource, size int) *pool {
-	return &pool{admin: admin, slots: make(chan struct{}, size)}
+func newPool(admin broker.SecretSource, size int, alarm func()) *pool {
+	return &pool{admin: admin, slots: make(chan struct{}, size), alarm: alarm}
 }
 
 // with lends a connection to do. What do returns decides whether it is kept.
@@ -81,6 +82,7 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 			return c, nil
 		}
 		p.giveUp(c)
+		p.doubt()
 	}
 	if readErr != nil {
 		return nil, fmt.Errorf("read the admin secret: %w", readErr)
@@ -114,6 +116,7 @@ func (p *pool) awaitReturn(ctx context.Context, urls broker.SecretValue, refusal
 			return c, nil
 		case c != nil: // lost, or it leads where we are not to go any more
 			p.giveUp(c)
+			p.doubt()
 		case others == 0:
 			return nil, refusal
 		}
@@ -199,6 +202,7 @@ func (p *pool) put(c *conn, err error) {
 // doubt has what is idle asked whether it is alive before it is used: where one
 // connection was lost, others may have been lost with it.
 func (p *pool) doubt() {
+	p.alarm()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.idle {

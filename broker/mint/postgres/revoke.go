@@ -91,7 +91,9 @@ func (r *revocation) run(ctx context.Context) error {
 		return err
 	}
 	if at.bare && r.signals && len(r.params.Statements.Revoke) == 0 {
-		if done, err := r.dropAtOnce(ctx); done || err != nil {
+		if done, err := r.dropAtOnce(ctx); done || r.droppedMeanwhile(ctx, err) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}
@@ -107,15 +109,26 @@ func (r *revocation) run(ctx context.Context) error {
 		{"drop", r.drop},
 	} {
 		err := retry(ctx, func() error { return r.unlocked(ctx, step.do) })
+		if r.droppedMeanwhile(ctx, err) {
+			return nil
+		}
 		if err != nil {
-			// Somebody else may have dropped it under our hands.
-			if at, e := r.find(ctx); codeOf(err) == codeNoSuchRole && e == nil && !at.found {
-				return nil
-			}
 			return fmt.Errorf("%s: %w", step.doing, err)
 		}
 	}
 	return nil
+}
+
+// droppedMeanwhile reports whether what failed did so because somebody else,
+// such as another broker, has dropped the role under our hands, sessions and
+// all. From PostgreSQL 16 on an admin has its right from a membership in the
+// role, which can be seen to be gone a moment before the role is.
+func (r *revocation) droppedMeanwhile(ctx context.Context, failure error) bool {
+	if code := codeOf(failure); code != codeNoSuchRole && code != codeNoRight {
+		return false
+	}
+	at, err := r.find(ctx)
+	return err == nil && !at.found
 }
 
 // awaitMint takes the lock that a mint holds from before it makes the role
