@@ -194,17 +194,18 @@ func (b *Broker) activate(ctx context.Context, p *plan, made []Credential) error
 // which no target heard of. What cannot be taken back now stays with the
 // sweeper.
 func (b *Broker) undo(ctx context.Context, p *plan, n int, reason string) {
-	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
+	ctx = context.WithoutCancel(ctx)
+	begin, done := context.WithTimeout(ctx, b.revokeTimeout/2) // somebody waits for it
 	defer done()
 	var gone []Lease
 	for i, l := range p.leases {
 		if i < n {
-			if err := b.takeBack(ctx, l); err != nil && !errors.Is(err, ErrExpiresOnly) {
+			if err := b.takeBack(begin, l); err != nil && !errors.Is(err, ErrExpiresOnly) {
 				b.postpone(ctx, l, err)
 				continue
 			}
 		}
-		if err := b.leases.Close(ctx, l.ID); err != nil {
+		if err := b.close(ctx, l.ID); err != nil {
 			b.postpone(ctx, l, err)
 			continue
 		}

@@ -32,7 +32,8 @@ type lane struct {
 	target string
 	minter Minter
 	info   TargetInfo
-	turns  chan struct{} // one for each revocation under way
+	turns  *turns
+	within time.Duration // how long one revocation may take, once it has its turn
 	due    chan struct{} // tells the sweeper that there is something to do out of turn
 	doubt  chan struct{} // tells the looker that the target may be lost
 
@@ -45,23 +46,28 @@ type lane struct {
 	compare comparison
 }
 
-func newLane(target string, m Minter, info TargetInfo) *lane {
+func newLane(target string, m Minter, info TargetInfo, within time.Duration) *lane {
 	if info.Revokers <= 0 {
 		info.Revokers = revokersDefault
 	}
-	return &lane{target: target, minter: m, info: info, turns: make(chan struct{}, info.Revokers),
+	return &lane{target: target, minter: m, info: info, turns: newTurns(info.Revokers), within: within,
 		due: make(chan struct{}, 1), doubt: make(chan struct{}, 1)}
 }
 
-// revoke takes a turn, asks the target and learns from its answer.
+// revoke takes a turn, asks the target and learns from its answer. It waits for
+// its turn at most until ctx ends, or half as long as a revocation may take; then
+// it fails with errBusy. What it does after that does not end with ctx.
 func (ln *lane) revoke(ctx context.Context, l Lease) error {
-	select {
-	case ln.turns <- struct{}{}:
-		defer func() { <-ln.turns }()
-	case <-ctx.Done():
-		return fmt.Errorf("target %q is busy with other revocations: %w", ln.target, ctx.Err())
+	patience, done := context.WithTimeout(ctx, ln.within/2)
+	defer done()
+	giveBack, err := ln.turns.take(patience, l)
+	if err != nil {
+		return fmt.Errorf("target %q: %w", ln.target, err)
 	}
-	err := ln.minter.Revoke(ctx, l)
+	defer giveBack()
+	within, done := context.WithTimeout(context.WithoutCancel(ctx), ln.within)
+	defer done()
+	err = ln.minter.Revoke(within, l)
 	if err == nil || errors.Is(err, ErrExpiresOnly) || errors.Is(err, ErrOtherServer) {
 		ln.answered()
 	} else {

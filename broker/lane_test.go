@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,8 +40,8 @@ func TestRevocationsOfATargetRunSeveralAtOnceAndNoMore(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, withRevokers(3))
 				var answers []broker.Answer
-				for range 12 {
-					answers = append(answers, r.exchange("db"))
+				for i := range 12 {
+					answers = append(answers, r.exchangeAs(fmt.Sprint(1+i%2), "db"))
 				}
 				var inside crowd
 				r.course.meanwhile("revoke db", inside.stays(time.Second))
@@ -122,8 +123,8 @@ func TestABacklogIsClearedAtTheTargetsPace(t *testing.T) {
 func TestATargetsTurnsAreNotIdleWhileTheJournalIsWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, withRevokers(4))
-		for range 160 {
-			r.exchange("db")
+		for i := range 160 {
+			r.exchangeAs(fmt.Sprint(1+i%2), "db")
 		}
 		var inside crowd
 		r.course.meanwhile("revoke db", inside.stays(10*time.Millisecond))
@@ -415,7 +416,7 @@ func TestOrphansAreCountedUnderTheKindOfTheirTarget(t *testing.T) {
 // TestAThousandOrphansAreDroppedAtTheTargetsPace: the books were lost.
 func TestAThousandOrphansAreDroppedAtTheTargetsPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, withRevokers(4))
+		r := newRig(t, withRevokers(5)) // one of them for what has a lease
 		for n := range 1000 {
 			r.left.foreign = append(r.left.foreign, orphan(t, n))
 		}

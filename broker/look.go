@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -97,10 +98,11 @@ func (b *Broker) takeUpOverdue(ctx context.Context, ln *lane, overdue []Held) {
 			leased = append(leased, l)
 		}
 	}
-	work(ctx, b, ln, leased, func(l Lease) result { return b.revokeOverdue(ctx, l) })
+	var crew sync.WaitGroup
+	work(ctx, b, ln, shift{crew: &crew}, leased, func(l Lease) result { return b.revokeOverdue(ctx, l) })
 	orphans := b.orphans(ctx, ln, strange)
 	rand.Shuffle(len(orphans), func(i, j int) { orphans[i], orphans[j] = orphans[j], orphans[i] })
-	work(ctx, b, ln, orphans, func(h Held) result { return b.dropOrphan(ctx, ln, h) })
+	work(ctx, b, ln, shift{crew: &crew}, orphans, func(h Held) result { return b.dropOrphan(ctx, ln, h) })
 }
 
 // sweeperHas reports whether an overdue lease is being seen to: it has its own

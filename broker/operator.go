@@ -231,11 +231,9 @@ func (b *Broker) ofOtherServer(ctx context.Context, ln *lane, leases []Lease) []
 		if l.State != LeaseRevoking {
 			continue
 		}
-		within, done := context.WithTimeout(ctx, b.revokeTimeout)
-		if errors.Is(ln.revoke(within, l), ErrOtherServer) {
+		if errors.Is(ln.revoke(ctx, l), ErrOtherServer) {
 			others = append(others, l)
 		}
-		done()
 	}
 	return others
 }

@@ -145,7 +145,13 @@ func ask(names ...string) broker.Request {
 // exchange buys grants with a fresh token of repository 1, and must succeed.
 func (r *rig) exchange(names ...string) broker.Answer {
 	r.t.Helper()
-	answer, err := r.Exchange(context.Background(), r.token(job("1", "job-1")), ask(names...))
+	return r.exchangeAs("1", names...)
+}
+
+// exchangeAs buys grants with a fresh token of a repository, and must succeed.
+func (r *rig) exchangeAs(repository string, names ...string) broker.Answer {
+	r.t.Helper()
+	answer, err := r.Exchange(context.Background(), r.token(job(repository, "job-"+repository)), ask(names...))
 	if err != nil {
 		r.t.Fatalf("exchange: %v", err)
 	}

@@ -11,8 +11,9 @@ import (
 
 const (
 	sweepEvery = 5 * time.Second
-	sweepBatch = 1000 // leases taken up in one pass of one target
-	crewFactor = 2    // workers for each turn: while some wait for the books, others have the turns
+	sweepBatch = 1000       // leases taken up in one pass of one target
+	crewFactor = 2          // workers for each turn: while some wait for the books, others have the turns
+	sweepShift = sweepEvery // how long a pass works before the next looks at what is due by then
 )
 
 // Run takes back what is due until ctx ends. Each target has two loops of its
@@ -51,8 +52,10 @@ func rest(ctx context.Context, d time.Duration, woken <-chan struct{}) bool {
 // sweeps takes up what is due in one target, for ever. A lost target is tried
 // with one revocation at a time, less and less often.
 func (b *Broker) sweeps(ctx context.Context, ln *lane) {
+	var crew sync.WaitGroup
+	defer crew.Wait()
 	for probes := 0; ; {
-		for ctx.Err() == nil && b.sweepDue(ctx, ln) {
+		for ctx.Err() == nil && b.sweepDue(ctx, ln, shift{&crew, time.After(sweepShift)}) {
 		}
 		if !rest(ctx, ln.pace(&probes), ln.due) {
 			return
@@ -80,13 +83,18 @@ func (b *Broker) SweepTarget(ctx context.Context, target string) (more bool) {
 	if !ok {
 		return false
 	}
-	more = b.sweepDue(ctx, ln)
+	var crew sync.WaitGroup
+	more = b.sweepDue(ctx, ln, shift{crew: &crew})
+	crew.Wait()
 	b.look(ctx, ln)
 	return more
 }
 
-// sweepDue makes one pass over the leases of a target that are due.
-func (b *Broker) sweepDue(ctx context.Context, ln *lane) (more bool) {
+// sweepDue makes one pass over the leases of a target that are due, and reports
+// whether more may be. What is not taken up by the end of the shift is due as
+// before: a revocation that takes long must not hold up what ends meanwhile.
+// Nobody waits for the journal but whoever waits for the crew.
+func (b *Broker) sweepDue(ctx context.Context, ln *lane, s shift) (more bool) {
 	due, err := b.due(ctx, ln.target)
 	if err != nil {
 		b.quietly(ctx, "due leases cannot be read", ln.target, err)
@@ -94,25 +102,36 @@ func (b *Broker) sweepDue(ctx context.Context, ln *lane) (more bool) {
 	if !ln.lost().IsZero() {
 		slices.Reverse(due) // for the older ones it is too late anyway
 	}
-	// What was never tried goes first: leases that fail for ever must not hold
-	// up one that has just expired.
-	slices.SortStableFunc(due, func(x, y Lease) int { return cmp.Compare(min(x.Attempts, 1), min(y.Attempts, 1)) })
-	var telling sync.WaitGroup // nobody waits for the journal but the pass as a whole
-	defer telling.Wait()
-	n := work(ctx, b, ln, due, func(l Lease) result {
+	inTurn(due)
+	n, ended := work(ctx, b, ln, s, due, func(l Lease) result {
 		if b.underWay.has(l.ID) { // somebody waits for it already, and it may take long
 			return skipped
 		}
 		outcome, told := b.revokeUntold(ctx, l, "", sweepReason(l))
 		if told != nil {
-			telling.Go(func() { b.tell(ctx, *told) })
+			s.crew.Go(func() { b.tell(ctx, *told) })
 		}
 		if outcome.State == StateRevoking {
 			return failed
 		}
 		return gone
 	})
-	return len(due) == sweepBatch && n == len(due)
+	return !ended || len(due) == sweepBatch && n == len(due)
+}
+
+// inTurn puts leases in the order in which they are taken up. What was never tried
+// goes first: leases that fail for ever must not hold up one that has just expired.
+// Among them the first of each place goes before the second of any.
+func inTurn(due []Lease) {
+	nth := make(map[LeaseID]int, len(due))
+	places := make(map[string]int)
+	for _, l := range due {
+		nth[l.ID] = places[l.Place]
+		places[l.Place]++
+	}
+	slices.SortStableFunc(due, func(x, y Lease) int {
+		return cmp.Or(cmp.Compare(min(x.Attempts, 1), min(y.Attempts, 1)), cmp.Compare(nth[x.ID], nth[y.ID]))
+	})
 }
 
 // result is what came of one piece of work.
@@ -124,35 +143,63 @@ const (
 	skipped
 )
 
+// A shift is who works, and until when.
+type shift struct {
+	crew *sync.WaitGroup
+	over <-chan time.Time // nil: until all is done
+}
+
 // work does it to each of several, in order, as many at once as the target
 // takes, and returns how many are gone. It stops early where the target is
-// lost: where it was lost before, after the first that fails.
-func work[T any](ctx context.Context, b *Broker, ln *lane, all []T, do func(T) result) int {
-	p := pass{patience: lostAfter}
-	todo := make(chan T)
-	var crew sync.WaitGroup
+// lost: where it was lost before, after the first that fails. Where the shift is
+// over before all is done it says so at once, with some of the crew at work still.
+func work[T any](ctx context.Context, b *Broker, ln *lane, s shift, all []T, do func(T) result) (n int, ended bool) {
+	p := &pass{patience: lostAfter}
+	todo, done := make(chan T), make(chan struct{})
+	var own sync.WaitGroup
 	for range min(crewFactor*ln.info.Revokers, len(all)) {
-		crew.Go(func() {
+		own.Add(1)
+		s.crew.Go(func() {
+			defer own.Done()
 			for one := range todo {
 				p.count(do(one))
 			}
 		})
 	}
-	for _, one := range all {
-		if ctx.Err() != nil || !b.goesOn(ctx, ln, &p) {
-			break
-		}
-		if ln.lost().IsZero() {
-			todo <- one
-		} else if r := do(one); r == failed {
-			break
-		} else {
-			p.count(r)
+	ended = handOut(ctx, b, ln, s, p, all, todo, do)
+	close(todo)
+	if ended {
+		go func() { own.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-s.over:
+			ended = false
 		}
 	}
-	close(todo)
-	crew.Wait()
-	return p.gone
+	return p.goneBy(), ended
+}
+
+// handOut hands out work, and reports whether the shift lasts as long as that.
+func handOut[T any](ctx context.Context, b *Broker, ln *lane, s shift, p *pass, all []T, todo chan<- T, do func(T) result) bool {
+	for _, one := range all {
+		if ctx.Err() != nil || !b.goesOn(ctx, ln, p) {
+			return true
+		}
+		if ln.lost().IsZero() {
+			select {
+			case todo <- one:
+			case <-s.over:
+				return false
+			}
+			continue
+		}
+		r := do(one)
+		if r == failed {
+			return true
+		}
+		p.count(r)
+	}
+	return true
 }
 
 // pass is what came of a pass so far.
@@ -173,6 +220,12 @@ func (p *pass) count(r result) {
 	case failed:
 		p.inRow++
 	}
+}
+
+func (p *pass) goneBy() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.gone
 }
 
 // tired reports whether so many failed in a row that the target may be lost,

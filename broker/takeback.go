@@ -108,7 +108,7 @@ func (b *Broker) GiveBack(ctx context.Context, session Secret, request string) (
 	if err != nil {
 		return nil, err
 	}
-	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout+b.mintTimeout)
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
 	defer done()
 	if err := b.sessions.Shut(ctx, s.ID, b.now()); err != nil {
 		return nil, asError(err, Unavailable, "the session store cannot be written")
@@ -166,8 +166,6 @@ func (b *Broker) revoke(ctx context.Context, l Lease, request, why string) Outco
 // revokeUntold is revoke, and leaves what is to be journalled to its caller: nil
 // where there is nothing, or somebody else has it.
 func (b *Broker) revokeUntold(ctx context.Context, l Lease, request, why string) (_ Outcome, told *Record) {
-	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
-	defer done()
 	outcome := b.underWay.once(ctx, l, func() (o Outcome) {
 		o, told = b.revokeNow(ctx, l, request, why)
 		return o
@@ -183,6 +181,11 @@ func (b *Broker) revokeAsked(ctx context.Context, l Lease, request, why string) 
 	if !ok || ln.lost().IsZero() {
 		return b.revoke(ctx, l, request, why)
 	}
+	return b.leaveToSweeper(ctx, l)
+}
+
+// leaveToSweeper makes a lease due.
+func (b *Broker) leaveToSweeper(ctx context.Context, l Lease) Outcome {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
 	defer done()
 	l, err := b.hasten(ctx, l)
@@ -205,9 +208,14 @@ func (b *Broker) hasten(ctx context.Context, l Lease) (Lease, error) {
 }
 
 // revokeNow keeps the books: closed when the credential is gone, postponed when
-// it is not. What it returns beside is for the journal.
+// it is not. What it returns beside is for the journal. What was begun does not
+// end with ctx.
 func (b *Broker) revokeNow(ctx context.Context, l Lease, request, why string) (Outcome, *Record) {
 	err := b.takeBack(ctx, l)
+	if errors.Is(err, errBusy) {
+		return b.leaveToSweeper(ctx, l), nil
+	}
+	ctx = context.WithoutCancel(ctx)
 	if errors.Is(err, ErrExpiresOnly) {
 		if b.now().Before(l.NotAfter) {
 			b.keepUntilExpiry(ctx, l)
@@ -219,7 +227,7 @@ func (b *Broker) revokeNow(ctx context.Context, l Lease, request, why string) (O
 		b.postpone(ctx, l, err)
 		return Outcome{l, StateRevoking}, nil
 	}
-	if err := b.leases.Close(ctx, l.ID); err != nil {
+	if err := b.close(ctx, l.ID); err != nil {
 		b.postpone(ctx, l, fmt.Errorf("the credential is gone, but its lease could not be closed: %w", err))
 		return Outcome{l, StateRevoking}, nil
 	}
@@ -227,7 +235,16 @@ func (b *Broker) revokeNow(ctx context.Context, l Lease, request, why string) (O
 	return Outcome{l, StateRevoked}, &Record{Event: EventRevoked, At: b.now(), Request: request, Issuer: l.Issuer, Leases: []Lease{l}, Reason: why}
 }
 
-// takeBack asks the target, and counts.
+// close takes a lease off the books. A store that hangs must not end a sweeper's
+// loop.
+func (b *Broker) close(ctx context.Context, id LeaseID) error {
+	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
+	defer done()
+	return b.leases.Close(ctx, id)
+}
+
+// takeBack asks the target, and counts. It waits for its turn, at most until ctx
+// ends, and fails with errBusy if it does not come; see [lane.revoke].
 func (b *Broker) takeBack(ctx context.Context, l Lease) error {
 	ln, ok := b.lanes[l.Grant.Target]
 	if !ok {
@@ -237,7 +254,7 @@ func (b *Broker) takeBack(ctx context.Context, l Lease) error {
 	switch {
 	case err == nil:
 		b.meter.Revoked(l.Grant.Kind, "ok")
-	case !errors.Is(err, ErrExpiresOnly):
+	case !errors.Is(err, ErrExpiresOnly) && !errors.Is(err, errBusy):
 		b.meter.Revoked(l.Grant.Kind, "failed")
 	}
 	return err
@@ -246,6 +263,8 @@ func (b *Broker) takeBack(ctx context.Context, l Lease) error {
 // keepUntilExpiry leaves a credential that cannot be revoked on the books, so
 // that it is counted and seen until it ends.
 func (b *Broker) keepUntilExpiry(ctx context.Context, l Lease) {
+	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
+	defer done()
 	l.State, l.Due = LeaseRevoking, l.NotAfter
 	if err := b.leases.Postpone(ctx, l); err != nil {
 		b.log.Warn("lease could not be postponed", "lease", l.ID, "err", err)

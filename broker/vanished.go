@@ -81,9 +81,10 @@ func (b *Broker) shouldBeThere(l Lease) bool {
 }
 
 func (b *Broker) closeVanished(ctx context.Context, ln *lane, l Lease) error {
-	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
+	ctx = context.WithoutCancel(ctx)
+	within, done := context.WithTimeout(ctx, b.revokeTimeout)
 	defer done()
-	now, err := b.book.Lease(ctx, l.ID)
+	now, err := b.book.Lease(within, l.ID)
 	if errors.Is(err, ErrNoLease) || (err == nil && now.State != LeaseActive) {
 		return nil // it was given back since
 	}
@@ -93,7 +94,7 @@ func (b *Broker) closeVanished(ctx context.Context, ln *lane, l Lease) error {
 	if err := b.takeBack(ctx, l); err != nil {
 		return err
 	}
-	if err := b.leases.Close(ctx, l.ID); err != nil {
+	if err := b.close(ctx, l.ID); err != nil {
 		return err
 	}
 	b.stuck.freed(l.ID)

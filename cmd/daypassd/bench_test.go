@@ -98,13 +98,19 @@ func openBench(b testing.TB) *bench {
 // tokens signs n fresh ones on all cores.
 func (e *bench) tokens(b *testing.B, n int) []string {
 	b.Helper()
+	return e.tokensOf(b, n, func(int) string { return "5678" })
+}
+
+// tokensOf makes tokens of repositories of one owner.
+func (e *bench) tokensOf(b *testing.B, n int, repository func(i int) string) []string {
+	b.Helper()
 	out := make([]string, n)
 	var all sync.WaitGroup
 	for w := range 2 {
 		all.Go(func() {
 			for i := w; i < n; i += 2 {
 				t, err := e.ci.Token(fakeissuer.Job{Provider: fakeissuer.GitHub, Audience: e.d.config.Audience, Set: map[string]any{
-					"repository_owner_id": "1234", "repository_id": "5678"}})
+					"repository_owner_id": "1234", "repository_id": repository(i)}})
 				if err != nil {
 					b.Error(err)
 				}
