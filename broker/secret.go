@@ -80,3 +80,8 @@ type SecretValue struct {
 	Current  Secret
 	Previous Secret // zero if none is known
 }
+
+// Has reports whether a secret is one of those that are in use.
+func (v SecretValue) Has(s Secret) bool {
+	return !s.IsZero() && (s.Equal(v.Current) || s.Equal(v.Previous))
+}

@@ -464,6 +464,36 @@ func waitsForAMint(t *testing.T, m broker.Minter, admin *link) {
 	}
 }
 
+// What breaks off before anything is made is made all the same.
+func TestAMintWhoseSessionIsEndedGoesOnInAnother(t *testing.T) {
+	m, admin, holder := plainMinter(t), root(t), root(t)
+	revoke(t, m, mint(t, m, orderFor(roleGrant, time.Minute))) // our schema is there
+	o := orderFor(roleGrant, time.Minute)
+	h, err := m.Plan(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, holder, "DO GET_LOCK('"+mysql.LockName(h)+"', 0)")
+	var minting sync.WaitGroup
+	var made broker.Credential
+	var mintErr error
+	minting.Go(func() { made, mintErr = m.Mint(t.Context(), o, h) })
+	var id int
+	until(t, 3*time.Second, "the mint waits", func() bool {
+		id = ask[int](t, admin, "SELECT COALESCE(MAX(ID), 0) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT GET_LOCK%"+string(h)+"%'")
+		return id != 0
+	})
+	exec(t, admin, fmt.Sprintf("KILL CONNECTION %d", id))
+	exec(t, holder, "DO RELEASE_LOCK('"+mysql.LockName(h)+"')")
+	minting.Wait()
+	if mintErr != nil || len(made.Fields) == 0 || accounts(t, admin, string(h)) == 0 {
+		t.Errorf("%d fields, %v", len(made.Fields), mintErr)
+	}
+	if err := m.Revoke(t.Context(), broker.Lease{Handle: h, Grant: o.Grant}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAServerThatValidatesPasswordsIsSpokenOf(t *testing.T) {
 	own := startOwn(t, nil)
 	exec(t, rootOn(t, own), onMySQL("INSTALL COMPONENT 'file://component_validate_password'", "INSTALL SONAME 'simple_password_check'"))

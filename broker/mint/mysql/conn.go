@@ -69,21 +69,22 @@ func dial(ctx context.Context, url broker.Secret) (*conn, error) {
 	c := &conn{db: sql.OpenDB(connector), from: url, endpoint: a.endpoint, schema: a.schema}
 	c.db.SetMaxOpenConns(1)
 	if c.session, err = c.db.Conn(ctx); err != nil {
-		c.close()
+		c.Close()
 		return nil, fmt.Errorf("connect: %w", scrub(err))
 	}
 	if err := c.identify(ctx); err != nil {
-		c.close()
+		c.Close()
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	if err := c.probe(ctx, connectWithin); err != nil {
-		c.close()
+		c.Close()
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	return c, nil
 }
 
-func (c *conn) close() {
+// Close gives the connection up.
+func (c *conn) Close() {
 	if c.session != nil {
 		_ = c.session.Close() // it is given up either way
 	}

@@ -19,6 +19,7 @@ import (
 // Error numbers that we act on.
 const (
 	codeNoConnection     = 1040
+	codeStopping         = 1053
 	codeWrongPassword    = 1045
 	codeNotByThisPlugin  = 1698
 	codeNoDatabaseRight  = 1044
@@ -31,10 +32,12 @@ const (
 	codeDeadlock         = 1213
 	codeNeedsRight       = 1227
 	codeOption           = 1290 // the server runs with an option that forbids it, such as --read-only
+	codeInterrupted      = 1317
 	codeNoRoutineRight   = 1370
 	codeUserFailed       = 1396
 	codeNoPlugin         = 1524
 	codeReadOnly         = 1836
+	codeKilled           = 1927 // MariaDB
 	codeNoSuchRole       = 1959
 	codeStatementTooLong = 1969 // MariaDB's max_statement_time
 	codeIsDefiner        = 4006 // MySQL: the account is named as somebody's definer
@@ -80,7 +83,10 @@ func printable(s string) string {
 
 // lostError is a connection that was lost or never came about: why, without
 // where. Server, account and schema are parts of the admin secret.
-type lostError struct{ why string }
+type lostError struct {
+	why      string
+	readOnly bool // it is there, and takes no writes
+}
 
 func (e *lostError) Error() string { return e.why }
 
@@ -101,7 +107,7 @@ func scrub(err error) error {
 			return is
 		}
 	}
-	return &lostError{why(err)}
+	return &lostError{why: why(err)}
 }
 
 func readOnlyOption(message string) bool {
@@ -127,9 +133,9 @@ var told = map[uint16]string{
 	codeNoConnection:     "the server has no connection left",
 	1203:                 "the admin has no connection left",
 	1226:                 "the admin has used up what it may",
-	1053:                 "the server is stopping",
-	1317:                 "the statement was interrupted",
-	1927:                 "the connection was ended by somebody",
+	codeStopping:         "the server is stopping",
+	codeInterrupted:      "the statement was interrupted",
+	codeKilled:           "the connection was ended by somebody",
 	codeStatementTooLong: "the statement took too long, or somebody else holds a lock",
 	3024:                 "the statement took too long",
 	codeLockWait:         "somebody else holds a lock for too long",
@@ -189,15 +195,25 @@ func why(err error) string {
 	}
 }
 
-// fatal reports whether a connection is of no more use after err.
+// lost reports whether something broke off because of its connection, and so
+// may be tried with another.
+func lost(err error) bool {
+	_, isLost := errors.AsType[*lostError](err)
+	return isLost || isOneOf(err, codeStopping, codeInterrupted, codeKilled)
+}
+
+// unfit reports whether the connection leads to a server that takes no writes.
+func unfit(err error) bool {
+	if e, ok := errors.AsType[*serverError](err); ok {
+		return e.code == codeReadOnly || e.code == codeOption && e.text == told[codeOption]
+	}
+	l, ok := errors.AsType[*lostError](err)
+	return ok && l.readOnly
+}
+
+// fatal reports whether a connection is of no more use after err: it is lost, or a
+// context ended in the middle.
 func fatal(err error) bool {
-	if err == nil {
-		return false
-	}
-	code := codeOf(err)
-	if code == 0 { // not the server's word: a lost connection, or a context that ended in the middle
-		_, lost := errors.AsType[*lostError](err)
-		return lost || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
-	}
-	return isOneOf(err, codeOption, codeReadOnly, 1053, 1317, 1927)
+	return err != nil && (lost(err) || unfit(err) || codeOf(err) == codeOption || codeOf(err) == 0 &&
+		(errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)))
 }

@@ -26,7 +26,7 @@ func ServerOf(ctx context.Context, url string) (string, int, error) {
 	if err != nil {
 		return "", 0, err
 	}
-	defer c.close()
+	defer c.Close()
 	return c.server.String(), c.server.version, nil
 }
 
@@ -42,7 +42,7 @@ func MintSteps(ctx context.Context, m broker.Minter, o broker.Order, n int, betw
 		return 0, err
 	}
 	total := 0
-	err = min.minting.with(ctx, func(c *conn) error {
+	err = min.minting.With(ctx, func(c *conn) error {
 		if _, err := c.settle(ctx); err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ func Statements(o broker.Order, h broker.Handle, schema string, mariadb bool) ([
 func RevokeSteps(ctx context.Context, m broker.Minter, l broker.Lease, n int) (int, error) {
 	min := m.(*minter)
 	total := 0
-	err := min.revoking.with(ctx, func(c *conn) error {
+	err := min.revoking.With(ctx, func(c *conn) error {
 		r := min.revocation(c, l.Handle, l)
 		r.settled = true
 		if err := r.find(ctx); err != nil {

@@ -27,7 +27,7 @@ type trace struct {
 // users can lock it, and nobody else can write our tables.
 func (m *minter) Held(ctx context.Context) ([]broker.Held, error) {
 	var held []broker.Held
-	err := m.revoking.with(ctx, func(c *conn) error {
+	err := m.revoking.With(ctx, func(c *conn) error {
 		held = []broker.Held{} // nil would mean that none can be held
 		found, err := m.tracesUnlocked(ctx, c)
 		if err != nil {
@@ -158,7 +158,7 @@ func (c *conn) accounts(ctx context.Context, prefix string) ([]accountRow, error
 // Check implements [broker.Checker]: the server is there, is a primary, is new
 // enough, and the admin may do what it takes.
 func (m *minter) Check(ctx context.Context) error {
-	return m.failed("check", m.minting.with(ctx, func(c *conn) error {
+	return m.failed("check", m.minting.With(ctx, func(c *conn) error {
 		oldest, name := oldestMySQL, "MySQL 8.0.22"
 		if c.server.mariadb {
 			oldest, name = oldestMariaDB, "MariaDB 10.4.2"
@@ -184,7 +184,7 @@ func (m *minter) CheckGrant(ctx context.Context, g broker.Grant) error {
 	if err != nil {
 		return err
 	}
-	return m.failed("check", m.minting.with(ctx, func(c *conn) error {
+	return m.failed("check", m.minting.With(ctx, func(c *conn) error {
 		faults := []error{c.fits(p), c.checkRoles(ctx, p.Roles)}
 		if p.ServerExpiry == expiryWanted && !c.events {
 			faults = append(faults, errors.New("server_expiry: "+noEvents+"; or say server_expiry: none"))

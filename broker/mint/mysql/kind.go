@@ -70,8 +70,8 @@ func open(c broker.TargetConfig) (broker.Minter, error) {
 // Close ends all connections that are not in use. What is under way still ends
 // as it will; what comes after is refused.
 func (m *minter) Close() error {
-	m.minting.close()
-	m.revoking.close()
+	m.minting.Close()
+	m.revoking.Close()
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/internal/adminpool"
 )
 
 // Plan implements [broker.Minter]. It also refuses a grant that cannot be
@@ -44,7 +45,7 @@ func (m *minter) Mint(ctx context.Context, o broker.Order, h broker.Handle) (bro
 	}
 	user := newUser{handle: h, notAfter: o.NotAfter, params: p, note: newNote(o)}
 	var made broker.Credential
-	err = m.minting.with(ctx, func(c *conn) error {
+	err = m.minting.With(ctx, func(c *conn) error {
 		auth := p.Auth
 		if auth == "" {
 			auth = c.server.auth()
@@ -90,14 +91,14 @@ func (c *conn) create(ctx context.Context, u *newUser) (string, error) {
 	// Held until it is known whether the user was made: whoever takes it back
 	// waits for that.
 	return id, c.locked(ctx, u.handle, func() error {
-		for _, statement := range u.statements() {
+		for _, statement := range u.statements() { // each is for good
 			if err := c.exec(ctx, statement); err != nil {
-				return err
+				return adminpool.Begun(err)
 			}
 		}
 		for i, statement := range own {
 			if err := c.exec(ctx, statement); err != nil {
-				return fmt.Errorf("statements: create: number %d: %w", i+1, err)
+				return adminpool.Begun(fmt.Errorf("statements: create: number %d: %w", i+1, err))
 			}
 		}
 		return nil

@@ -33,7 +33,7 @@ func (m *minter) Revoke(ctx context.Context, l broker.Lease) error {
 	if !ours {
 		return m.failed("revoke", fmt.Errorf("%q is not a name of deployment %q; left alone", l.Handle, m.deployment))
 	}
-	return m.failed("revoke "+string(h), m.revoking.with(ctx, func(c *conn) error {
+	return m.failed("revoke "+string(h), m.revoking.With(ctx, func(c *conn) error {
 		if err := c.primary(); err != nil {
 			return err
 		}

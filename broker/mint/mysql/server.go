@@ -130,7 +130,7 @@ func isOn(value string) bool { return value != "0" && value != "OFF" }
 // write on a read-only server must not.
 func (c *conn) primary() error {
 	if c.readOnly {
-		return &lostError{"the server is read-only: the admin URL must lead to the primary"}
+		return &lostError{why: "the server is read-only: the admin URL must lead to the primary", readOnly: true}
 	}
 	return nil
 }

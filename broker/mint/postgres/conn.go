@@ -50,13 +50,14 @@ func dial(ctx context.Context, url broker.Secret, database string) (*conn, error
 	}
 	c := &conn{pg: pg, from: url, endpoint: endpoint, database: config.Database, prepared: map[string]bool{}}
 	if err := errors.Join(c.identify(ctx), c.probe(ctx, connectWithin)); err != nil {
-		c.close()
+		c.Close()
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	return c, nil
 }
 
-func (c *conn) close() {
+// Close gives the connection up.
+func (c *conn) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
 	defer cancel()
 	_ = c.pg.Close(ctx) // it is given up either way
@@ -98,16 +99,6 @@ func (c *conn) probe(ctx context.Context, within time.Duration) error {
 		c.answered = time.Now()
 	}
 	return err
-}
-
-// alive reports whether the server answers on this connection. One that did
-// within the last second is not asked: a server that became a replica since
-// has ended all its sessions for it, and what fails now is tried anew.
-func (c *conn) alive(ctx context.Context) bool {
-	if !c.pg.IsClosed() && !c.replica && time.Since(c.answered) < freshFor {
-		return true
-	}
-	return c.probe(ctx, probeWithin) == nil
 }
 
 // primary refuses a replica, and a primary that was demoted.

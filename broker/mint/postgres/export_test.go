@@ -64,9 +64,6 @@ func (b Bare) Mint(ctx context.Context, o broker.Order, h broker.Handle) error {
 	return err
 }
 
-// Close ends the connection.
-func (b Bare) Close() { b.close() }
-
 // LockKeyText is a handle's advisory lock, for a statement.
 func LockKeyText(h broker.Handle) string { return strconv.FormatInt(lockKey(h), 10) }
 
@@ -83,7 +80,7 @@ func ExplainJudgement(ctx context.Context, admin broker.Secret, group string, us
 	if err != nil {
 		return "", err
 	}
-	defer c.close()
+	defer c.Close()
 	execute := "EXECUTE judged(ARRAY[" + quoteText(group) + "], 0, current_database())"
 	if err := c.exec(ctx, "PREPARE judged(text[], bigint, text) AS "+judgedQuery+";"+execute); err != nil {
 		return "", err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/daypass-dev/daypass/broker"
+	"github.com/daypass-dev/daypass/broker/internal/adminpool"
 )
 
 // guard is a connection that can end a user's sessions when the server can do
@@ -22,7 +23,8 @@ import (
 // Safe for concurrent use.
 type guard struct {
 	admin   broker.SecretSource
-	doubted atomic.Bool // it may be lost: connections that were made beside it are
+	dial    func(context.Context) (*conn, error) // as the pools do
+	doubted atomic.Bool                          // it may be lost: connections that were made beside it are
 
 	mu     sync.Mutex // guards what follows, and the connection's use
 	conn   *conn      // nil: none
@@ -65,11 +67,11 @@ func (g *guard) keep(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
-		return errClosed
+		return adminpool.ErrClosed
 	}
 	if g.doubted.Swap(false) {
 		g.ask(ctx)
-		if urls, err := g.admin.Read(ctx); g.conn == nil || err == nil && !g.conn.madeWith(urls) {
+		if urls, err := g.admin.Read(ctx); g.conn == nil || err == nil && !urls.Has(g.conn.from) {
 			g.since = time.Time{}
 		}
 	}
@@ -84,7 +86,7 @@ func (g *guard) keep(ctx context.Context) error {
 		return err
 	}
 	if g.conn != nil {
-		g.conn.close()
+		g.conn.Close()
 	}
 	g.conn, g.since, g.idle = fresh, time.Now(), !fresh.signals
 	if g.idle {
@@ -109,16 +111,12 @@ func (g *guard) ask(ctx context.Context) {
 
 // post connects a new guard and takes its locks.
 func (g *guard) post(ctx context.Context) (*conn, error) {
-	urls, err := g.admin.Read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c, err := dialEither(ctx, urls, "")
+	c, err := g.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if err := errors.Join(c.primary(), c.guardUp(ctx)); err != nil {
-		c.close()
+		c.Close()
 		return nil, err
 	}
 	return c, nil
@@ -203,7 +201,7 @@ func (g *guard) recover(ctx context.Context) {
 }
 
 func (g *guard) dismiss() {
-	g.conn.close()
+	g.conn.Close()
 	g.conn = nil
 }
 

@@ -27,7 +27,7 @@ func (m *minter) Held(ctx context.Context) ([]broker.Held, error) {
 	m.guard.check(ctx)
 	_ = m.guard.keep(ctx)
 	var held []broker.Held
-	err := m.revoking.with(ctx, func(c *conn) error {
+	err := m.revoking.With(ctx, func(c *conn) error {
 		held = []broker.Held{} // nil would mean that none can be held
 		if err := m.late.end(ctx, c); err != nil {
 			return err
@@ -61,7 +61,7 @@ const oldestServer = 120000
 // Check implements [broker.Checker]: the server is there, is a primary, and
 // lets us make roles.
 func (m *minter) Check(ctx context.Context) error {
-	return m.failed("check", m.minting.with(ctx, func(c *conn) error {
+	return m.failed("check", m.minting.With(ctx, func(c *conn) error {
 		if err := c.primary(); err != nil {
 			return err
 		}
@@ -89,7 +89,7 @@ func (m *minter) CheckGrant(ctx context.Context, g broker.Grant) error {
 	if err != nil {
 		return err
 	}
-	return m.failed("check", m.minting.with(ctx, func(c *conn) error {
+	return m.failed("check", m.minting.With(ctx, func(c *conn) error {
 		if err := c.checkGroups(ctx, p.groups(), c.database); err != nil || p.Database == "" {
 			return err
 		}

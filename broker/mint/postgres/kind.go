@@ -67,9 +67,11 @@ func open(c broker.TargetConfig) (broker.Minter, error) {
 		return nil, err
 	}
 	g := &guard{admin: c.Admin}
+	minting := newPool(c.Admin, p.connections, g.doubt)
+	g.dial = minting.Dial
 	return &minter{
 		target: c.Name, deployment: c.Deployment, random: rand.Reader, iterations: p.iterations,
-		minting:    newPool(c.Admin, p.connections, g.doubt),
+		minting:    minting,
 		revoking:   newPool(c.Admin, revokeConnections, g.doubt),
 		guard:      g,
 		sessionEnd: 10 * time.Second,
@@ -79,8 +81,8 @@ func open(c broker.TargetConfig) (broker.Minter, error) {
 // Close ends all connections. What is under way still ends as it will; what
 // comes after is refused.
 func (m *minter) Close() error {
-	m.minting.close()
-	m.revoking.close()
+	m.minting.Close()
+	m.revoking.Close()
 	m.guard.close()
 	return nil
 }

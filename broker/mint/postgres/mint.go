@@ -59,7 +59,7 @@ func (m *minter) Mint(ctx context.Context, o broker.Order, h broker.Handle) (bro
 		return broker.Credential{}, m.failed("mint", err)
 	}
 	var made broker.Credential
-	err = m.minting.with(ctx, func(c *conn) error {
+	err = m.minting.With(ctx, func(c *conn) error {
 		if err := c.create(ctx, user); err != nil {
 			return err
 		}

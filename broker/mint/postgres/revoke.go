@@ -41,7 +41,7 @@ func (m *minter) Revoke(ctx context.Context, l broker.Lease) error {
 		p = params{OnOwned: onOwned{Way: keepOwned}}
 	}
 	return m.failed("revoke "+string(h), m.withRoom(ctx, h, func() error {
-		return m.revoking.with(ctx, func(c *conn) error {
+		return m.revoking.With(ctx, func(c *conn) error {
 			if err := c.primary(); err != nil {
 				return err
 			}

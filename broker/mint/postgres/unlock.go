@@ -122,7 +122,7 @@ func (r *revocation) in(ctx context.Context, database string, do func(*conn) err
 	if err != nil {
 		return fmt.Errorf("database %q: %w", database, err)
 	}
-	defer c.close()
+	defer c.Close()
 	if !sameSystem(c.serverID, r.serverID) {
 		return fmt.Errorf("database %q is on another server", database)
 	}
