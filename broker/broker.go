@@ -143,7 +143,7 @@ func New(c Config) (*Broker, error) {
 		told:          newRateLimit(toldPerMinute),
 	}
 	for name, m := range c.Targets {
-		b.lanes[name] = newLane(name, m, c.About[name], b.revokeTimeout)
+		b.lanes[name] = newLane(name, m, c.About[name], b.revokeTimeout, c.Now)
 	}
 	return b, nil
 }

@@ -200,7 +200,13 @@ func (b *Broker) undo(ctx context.Context, p *plan, n int, reason string) {
 	var gone []Lease
 	for i, l := range p.leases {
 		if i < n {
-			if err := b.takeBack(begin, l); err != nil && !errors.Is(err, ErrExpiresOnly) {
+			err := b.takeBack(begin, l)
+			if errors.Is(err, errBusy) {
+				l.State = LeaseRevoking // its mint is over
+				b.leaveToSweeper(ctx, l)
+				continue
+			}
+			if err != nil && !errors.Is(err, ErrExpiresOnly) {
 				b.postpone(ctx, l, err)
 				continue
 			}

@@ -37,20 +37,21 @@ type lane struct {
 	due    chan struct{} // tells the sweeper that there is something to do out of turn
 	doubt  chan struct{} // tells the looker that the target may be lost
 
-	mu       sync.Mutex // guards what is below
-	failures int        // in a row
-	lostAt   time.Time  // zero: it answers
-	strays   []Held     // overdue without a lease, and left alone while revoking is paused
+	mu       sync.Mutex     // guards what is below
+	failures int            // in a row
+	lostAt   time.Time      // zero: it answers
+	strays   []Held         // overdue without a lease, and left alone while revoking is paused
+	orphans  map[Handle]int // overdue without a lease, and how often dropping them failed
 
 	looking sync.Mutex // lets one look at a time, and guards what is below
 	compare comparison
 }
 
-func newLane(target string, m Minter, info TargetInfo, within time.Duration) *lane {
+func newLane(target string, m Minter, info TargetInfo, within time.Duration, now func() time.Time) *lane {
 	if info.Revokers <= 0 {
 		info.Revokers = revokersDefault
 	}
-	return &lane{target: target, minter: m, info: info, turns: newTurns(info.Revokers), within: within,
+	return &lane{target: target, minter: m, info: info, turns: newTurns(info.Revokers, now), within: within,
 		due: make(chan struct{}, 1), doubt: make(chan struct{}, 1)}
 }
 
@@ -60,14 +61,19 @@ func newLane(target string, m Minter, info TargetInfo, within time.Duration) *la
 func (ln *lane) revoke(ctx context.Context, l Lease) error {
 	patience, done := context.WithTimeout(ctx, ln.within/2)
 	defer done()
-	giveBack, err := ln.turns.take(patience, l)
+	turn, err := ln.turns.take(patience, l)
 	if err != nil {
 		return fmt.Errorf("target %q: %w", ln.target, err)
 	}
-	defer giveBack()
+	defer ln.turns.giveBack(turn)
 	within, done := context.WithTimeout(context.WithoutCancel(ctx), ln.within)
 	defer done()
+	stop := ln.turns.untilWanted(turn, done)
+	defer stop()
 	err = ln.minter.Revoke(within, l)
+	if err != nil && errors.Is(within.Err(), context.Canceled) {
+		err = fmt.Errorf("it takes long, and gave way to what was not tried yet: %w", err)
+	}
 	if err == nil || errors.Is(err, ErrExpiresOnly) || errors.Is(err, ErrOtherServer) {
 		ln.answered()
 	} else {

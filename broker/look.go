@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -17,8 +18,10 @@ const (
 // looks asks one target what it holds, for ever; a lost one less often. Doubt
 // makes it ask at once, though not more than once a second.
 func (b *Broker) looks(ctx context.Context, ln *lane) {
+	var crew sync.WaitGroup
+	defer crew.Wait()
 	for probes := 0; ; {
-		b.look(ctx, ln)
+		b.look(ctx, ln, shift{&crew, time.After(sweepShift)})
 		wait := ln.pace(&probes)
 		least := min(wait, time.Second)
 		if !rest(ctx, least, nil) || !rest(ctx, wait-least, ln.doubt) {
@@ -31,7 +34,7 @@ func (b *Broker) looks(ctx context.Context, ln *lane) {
 // slow: the target knows what is ours by name, and by its own clock what is
 // overdue. Once a minute it also compares the other way: what is on the books
 // and not in the target.
-func (b *Broker) look(ctx context.Context, ln *lane) {
+func (b *Broker) look(ctx context.Context, ln *lane, s shift) {
 	ln.looking.Lock()
 	defer ln.looking.Unlock()
 	active := b.toCompare(ctx, ln) // before the target is asked: what is made meanwhile is not missing
@@ -47,7 +50,7 @@ func (b *Broker) look(ctx context.Context, ln *lane) {
 	case b.Paused():
 		b.leaveOverdue(ctx, ln, overdue)
 	case len(overdue) > 0:
-		b.takeUpOverdue(ctx, ln, overdue)
+		b.takeUpOverdue(ctx, ln, s, overdue)
 	}
 }
 
@@ -79,10 +82,10 @@ func (b *Broker) held(ctx context.Context, ln *lane) ([]Held, error) {
 	return held, err
 }
 
-// takeUpOverdue revokes what a target says is overdue and nobody has taken up.
-// Random order, so that what cannot be dropped does not stand before the rest
-// for ever.
-func (b *Broker) takeUpOverdue(ctx context.Context, ln *lane, overdue []Held) {
+// takeUpOverdue revokes what a target says is overdue and nobody has taken up. What
+// was never tried goes first. Random order, so that what cannot be dropped does not
+// stand before the rest for ever.
+func (b *Broker) takeUpOverdue(ctx context.Context, ln *lane, s shift, overdue []Held) {
 	known, err := b.knownHandles(ctx, ln.target)
 	if err != nil {
 		b.quietly(ctx, "leases cannot be listed; overdue credentials are dropped all the same", ln.target, err)
@@ -98,11 +101,17 @@ func (b *Broker) takeUpOverdue(ctx context.Context, ln *lane, overdue []Held) {
 			leased = append(leased, l)
 		}
 	}
-	var crew sync.WaitGroup
-	work(ctx, b, ln, shift{crew: &crew}, leased, func(l Lease) result { return b.revokeOverdue(ctx, l) })
+	inTurn(leased)
+	if _, ended := work(ctx, b, ln, s, leased, func(l Lease) result { return b.revokeOverdue(ctx, l) }); !ended {
+		return
+	}
 	orphans := b.orphans(ctx, ln, strange)
+	ln.onlyOrphans(orphans)
 	rand.Shuffle(len(orphans), func(i, j int) { orphans[i], orphans[j] = orphans[j], orphans[i] })
-	work(ctx, b, ln, shift{crew: &crew}, orphans, func(h Held) result { return b.dropOrphan(ctx, ln, h) })
+	slices.SortStableFunc(orphans, func(x, y Held) int {
+		return cmp.Compare(min(ln.attempts(x.Handle), 1), min(ln.attempts(y.Handle), 1))
+	})
+	work(ctx, b, ln, s, orphans, func(h Held) result { return b.dropOrphan(ctx, ln, h) })
 }
 
 // sweeperHas reports whether an overdue lease is being seen to: it has its own
@@ -155,15 +164,55 @@ func (b *Broker) knownHandles(ctx context.Context, target string) (map[Handle]Le
 	return known, err
 }
 
+// dropOrphan takes back what no lease is known of, once at a time. That it has
+// failed before is all that we know of it.
 func (b *Broker) dropOrphan(ctx context.Context, ln *lane, h Held) result {
-	l := Lease{Handle: h.Handle, Grant: Grant{Target: ln.target, Kind: ln.info.Kind}, NotAfter: h.Expires, State: LeaseRevoking}
-	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
-	defer done()
-	if err := b.takeBack(ctx, l); err != nil {
-		b.log.Warn("overdue credential without a lease could not be dropped; it is tried again", "handle", h.Handle, "target", ln.target, "err", err)
-		return failed
+	l := Lease{Handle: h.Handle, Grant: Grant{Target: ln.target, Kind: ln.info.Kind}, NotAfter: h.Expires, Due: h.Expires, State: LeaseRevoking, Attempts: ln.attempts(h.Handle)}
+	key := Lease{ID: LeaseID(h.Handle)}
+	if b.underWay.has(key.ID) {
+		return skipped
 	}
-	b.meter.Found(ln.target, "orphan")
-	b.tell(ctx, Record{Event: EventOrphan, At: b.now(), Leases: []Lease{l}, Reason: "orphan"})
-	return gone
+	r := failed
+	b.underWay.once(ctx, key, func() Outcome {
+		err := b.takeBack(ctx, l)
+		switch {
+		case errors.Is(err, errBusy):
+			r = skipped
+		case err != nil:
+			ln.failedOn(h.Handle)
+			b.log.Warn("overdue credential without a lease could not be dropped; it is tried again", "handle", h.Handle, "target", ln.target, "err", err)
+		default:
+			r = gone
+			b.meter.Found(ln.target, "orphan")
+			b.tell(ctx, Record{Event: EventOrphan, At: b.now(), Leases: []Lease{l}, Reason: "orphan"})
+		}
+		return Outcome{l, StateRevoking}
+	})
+	return r
+}
+
+// attempts is how often dropping an orphan has failed.
+func (ln *lane) attempts(h Handle) int {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	return ln.orphans[h]
+}
+
+func (ln *lane) failedOn(h Handle) {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	ln.orphans[h]++
+}
+
+// onlyOrphans forgets what is not among them.
+func (ln *lane) onlyOrphans(still []Held) {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	kept := make(map[Handle]int)
+	for _, h := range still {
+		if n := ln.orphans[h.Handle]; n > 0 {
+			kept[h.Handle] = n
+		}
+	}
+	ln.orphans = kept
 }

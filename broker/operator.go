@@ -228,6 +228,9 @@ func (b *Broker) toForget(ctx context.Context, target string, only LeaseID) ([]L
 func (b *Broker) ofOtherServer(ctx context.Context, ln *lane, leases []Lease) []Lease {
 	var others []Lease
 	for _, l := range leases {
+		if ctx.Err() != nil {
+			break
+		}
 		if l.State != LeaseRevoking {
 			continue
 		}

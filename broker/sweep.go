@@ -86,7 +86,8 @@ func (b *Broker) SweepTarget(ctx context.Context, target string) (more bool) {
 	var crew sync.WaitGroup
 	more = b.sweepDue(ctx, ln, shift{crew: &crew})
 	crew.Wait()
-	b.look(ctx, ln)
+	b.look(ctx, ln, shift{crew: &crew})
+	crew.Wait()
 	return more
 }
 

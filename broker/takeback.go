@@ -184,6 +184,16 @@ func (b *Broker) revokeAsked(ctx context.Context, l Lease, request, why string) 
 	return b.leaveToSweeper(ctx, l)
 }
 
+// notTried leaves a lease whose turn did not come to a sweeper, as it is where it
+// is due already.
+func (b *Broker) notTried(ctx context.Context, l Lease) Outcome {
+	if l.State == LeasePending || l.Due.After(b.now()) {
+		return b.leaveToSweeper(ctx, l)
+	}
+	b.asked(l.ID)
+	return Outcome{l, StateRevoking}
+}
+
 // leaveToSweeper makes a lease due.
 func (b *Broker) leaveToSweeper(ctx context.Context, l Lease) Outcome {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
@@ -213,7 +223,7 @@ func (b *Broker) hasten(ctx context.Context, l Lease) (Lease, error) {
 func (b *Broker) revokeNow(ctx context.Context, l Lease, request, why string) (Outcome, *Record) {
 	err := b.takeBack(ctx, l)
 	if errors.Is(err, errBusy) {
-		return b.leaveToSweeper(ctx, l), nil
+		return b.notTried(ctx, l), nil
 	}
 	ctx = context.WithoutCancel(ctx)
 	if errors.Is(err, ErrExpiresOnly) {

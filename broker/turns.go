@@ -1,64 +1,85 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 )
 
 // errBusy says that a revocation did not come to its turn: nothing was tried.
 var errBusy = errors.New("the target is busy with other revocations")
+
+const (
+	lateAfter = 5 * time.Second // what is due for longer, and was never tried, is waited for
+	yieldLook = time.Second     // how long a turn is had undisturbed
+)
 
 // turns lets so many revocations of one target run at once. A revocation can take
 // as long as it may, again at every try, and whose it is decides that: a job may
 // leave much behind, in each of its credentials. So turns are shared:
 //
 //   - no place (see [Identity.Place]) has the last one;
-//   - what has failed before never has the last one either, and waits for what has
-//     not, but for one turn;
-//   - places that wait are served one after the other.
+//   - what has failed before never has the last one either, nor has a place all
+//     that such may have, and it waits for what has not, but for one turn;
+//   - places that wait are served one after the other, and in each what is due
+//     first;
+//   - while what was never tried waits too long, whoever takes long gives way:
+//     what comes first in taking back, no login and no session, is quick.
 //
-// Where there is only one turn the first two cannot be. Safe for concurrent use.
+// Where there are too few turns for that, one is enough for each. Safe for
+// concurrent use.
 type turns struct {
 	most int // at once
+	now  func() time.Time
 
-	mu     sync.Mutex // guards what follows
-	held   map[string]int
-	all    int // held
-	again  int // of these, by what has failed before
-	first  queue
-	second queue // of what has failed before
+	mu      sync.Mutex // guards what follows
+	held    map[string]share
+	all     share // held
+	leaving int   // of these, who was told to give way
+	first   queue
+	second  queue // of what has failed before
 }
+
+// share is how many turns are held, and how many of these by what has failed
+// before.
+type share struct{ all, again int }
 
 // turn is one that somebody waits for, or has.
 type turn struct {
-	place string
-	again bool          // what it is for has failed before
-	mine  chan struct{} // closed when it is had
+	place   string
+	again   bool // what it is for has failed before
+	due     time.Time
+	mine    chan struct{} // closed when it is had
+	leaving bool
 }
 
-func newTurns(most int) *turns { return &turns{most: most, held: make(map[string]int)} }
+func newTurns(most int, now func() time.Time) *turns {
+	return &turns{most: most, now: now, held: make(map[string]share)}
+}
 
-// take waits for a turn for a lease, until ctx ends, and returns how to give it
-// back.
-func (t *turns) take(ctx context.Context, l Lease) (giveBack func(), err error) {
-	own := &turn{place: l.Place, again: l.Attempts > 0, mine: make(chan struct{})}
-	t.mu.Lock()
-	t.line(own).add(own)
-	t.hand()
-	t.mu.Unlock()
-	select {
-	case <-own.mine:
-		return func() { t.giveBack(own) }, nil
-	case <-ctx.Done():
-	}
-	t.mu.Lock()
-	waits := t.line(own).remove(own)
-	t.mu.Unlock()
-	if !waits { // it came in the same moment
-		t.giveBack(own)
+// take waits for a turn for a lease, until ctx ends.
+func (t *turns) take(ctx context.Context, l Lease) (*turn, error) {
+	own := &turn{place: l.Place, again: l.Attempts > 0, due: l.Due, mine: make(chan struct{})}
+	if ctx.Err() == nil {
+		t.mu.Lock()
+		t.line(own).add(own)
+		t.hand()
+		t.mu.Unlock()
+		select {
+		case <-own.mine:
+			return own, nil
+		case <-ctx.Done():
+		}
+		t.mu.Lock()
+		waits := t.line(own).remove(own)
+		t.mu.Unlock()
+		if !waits { // it came in the same moment
+			t.giveBack(own)
+		}
 	}
 	return nil, fmt.Errorf("%w: %w", errBusy, ctx.Err())
 }
@@ -73,52 +94,120 @@ func (t *turns) line(of *turn) *queue {
 func (t *turns) giveBack(own *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.all--
-	if own.again {
-		t.again--
-	}
-	if t.held[own.place]--; t.held[own.place] == 0 {
-		delete(t.held, own.place)
+	t.count(own, -1)
+	if own.leaving {
+		t.leaving--
 	}
 	t.hand()
 }
 
 // hand gives out the turns that are free. The caller holds the lock.
 func (t *turns) hand() {
-	for t.all < t.most {
+	for t.all.all < t.most {
 		next := t.next()
 		if next == nil {
 			return
 		}
-		t.all++
-		t.held[next.place]++
-		if next.again {
-			t.again++
-		}
+		t.count(next, 1)
 		close(next.mine)
 	}
 }
 
+func (t *turns) count(of *turn, n int) {
+	place := t.held[of.place]
+	place.all, t.all.all = place.all+n, t.all.all+n
+	if of.again {
+		place.again, t.all.again = place.again+n, t.all.again+n
+	}
+	t.held[of.place] = place
+	if place.all == 0 {
+		delete(t.held, of.place)
+	}
+}
+
+// most but one, but for one.
+func butOne(n int) int { return max(1, n-1) }
+
+// fits reports whether a place may have one more turn.
+func (t *turns) fits(place string) bool { return t.held[place].all < butOne(t.most) }
+
+// fitsAgain reports whether it may for what has failed before.
+func (t *turns) fitsAgain(place string) bool {
+	return t.fits(place) && t.held[place].again < butOne(butOne(t.most)) && len(t.first.turns[place]) == 0
+}
+
 // next is whose turn it is.
 func (t *turns) next() *turn {
-	butOne := max(1, t.most-1)
-	fits := func(place string) bool { return t.held[place] < butOne }
-	if t.again == 0 {
-		if next := t.second.pop(fits); next != nil {
+	if t.all.again == 0 {
+		if next := t.second.pop(t.fitsAgain); next != nil {
 			return next
 		}
 	}
-	if next := t.first.pop(fits); next != nil {
+	if next := t.first.pop(t.fits); next != nil {
 		return next
 	}
-	if t.again < butOne {
-		return t.second.pop(fits)
+	if t.all.again < butOne(t.most) {
+		return t.second.pop(t.fitsAgain)
 	}
 	return nil
 }
 
+// untilWanted calls leave once if, from time to time, the turn is found to be
+// wanted for what waits too long. It stops looking when stop is called.
+func (t *turns) untilWanted(own *turn, leave func()) (stop func()) {
+	var mu sync.Mutex // guards timer and stopped
+	var timer *time.Timer
+	stopped := false
+	look := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case stopped:
+		case t.wanted(own):
+			leave()
+		default:
+			timer.Reset(yieldLook)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(yieldLook, look)
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
+}
+
+// wanted reports whether somebody waits too long to whom it would help if a turn
+// were given back, and who is not helped already; then that is counted on.
+func (t *turns) wanted(own *turn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	late := t.now().Add(-lateAfter)
+	helped := 0
+	for place, waiting := range t.first.turns {
+		if place != own.place && (t.all.all < t.most || !t.fits(place)) {
+			continue
+		}
+		for _, w := range waiting {
+			if w.due.After(late) {
+				break // so are all behind it
+			}
+			helped++
+		}
+	}
+	if helped <= t.leaving {
+		return false
+	}
+	own.leaving = true
+	t.leaving++
+	return true
+}
+
 // queue is who waits: places in the order in which they are served, and in each
-// who came first.
+// what is due first.
 type queue struct {
 	places []string
 	turns  map[string][]*turn
@@ -128,10 +217,12 @@ func (q *queue) add(t *turn) {
 	if q.turns == nil {
 		q.turns = make(map[string][]*turn)
 	}
-	if len(q.turns[t.place]) == 0 {
+	waiting := q.turns[t.place]
+	if len(waiting) == 0 {
 		q.places = append(q.places, t.place)
 	}
-	q.turns[t.place] = append(q.turns[t.place], t)
+	i, _ := slices.BinarySearchFunc(waiting, t, func(w, t *turn) int { return cmp.Or(w.due.Compare(t.due), -1) })
+	q.turns[t.place] = slices.Insert(waiting, i, t)
 }
 
 // pop takes out the first of the first place that fits, and puts that place last;
@@ -158,7 +249,8 @@ func (q *queue) remove(t *turn) bool {
 	q.turns[t.place] = slices.Delete(waiting, i, i+1)
 	if len(waiting) == 1 {
 		delete(q.turns, t.place)
-		q.places = slices.Delete(q.places, slices.Index(q.places, t.place), slices.Index(q.places, t.place)+1)
+		i := slices.Index(q.places, t.place)
+		q.places = slices.Delete(q.places, i, i+1)
 	}
 	return true
 }

@@ -80,7 +80,7 @@ func (g *guard) keep(ctx context.Context) error {
 	}
 	fresh, err := g.post(ctx)
 	if err != nil {
-		if g.conn != nil && !g.conn.pg.IsClosed() {
+		if g.idle || g.conn != nil && !g.conn.pg.IsClosed() {
 			return nil
 		}
 		return err
@@ -186,8 +186,10 @@ func (g *guard) relieve(ctx context.Context, err error) {
 	}
 }
 
+// do has the guard do something, within its own time: that of a caller who comes
+// late must not cost the guard.
 func (g *guard) do(ctx context.Context, sql string) error {
-	ctx, cancel := context.WithTimeout(ctx, guardWithin)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), guardWithin)
 	defer cancel()
 	return g.conn.exec(ctx, sql)
 }

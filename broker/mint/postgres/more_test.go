@@ -92,6 +92,42 @@ func TestAGuardLostWithOtherConnectionsIsBackBeforeThePasswordChanges(t *testing
 	}
 }
 
+// An admin that may end nobody's sessions has no guard, and needs none.
+func TestWhereThereIsNoGuardALostConnectionKeepsNobodyFromMinting(t *testing.T) {
+	own, _ := smallServer(t)
+	super := connect(t, own.AdminURL("app"))
+	m := openMinter(t, holding(own.URL("dpadmin", adminPassword, "app")))
+	mint(t, m, orderFor(appGrant, time.Minute))
+	if _, err := m.Held(t.Context()); err != nil { // on a connection of its own
+		t.Fatal(err)
+	}
+	exec(t, super, "ALTER ROLE dpadmin PASSWORD 'another'")
+	mint(t, m, orderFor(appGrant, time.Minute))
+	exec(t, super, "SELECT pg_terminate_backend(max(pid)) FROM pg_stat_activity WHERE usename = 'dpadmin' AND query LIKE '%pg_roles r WHERE starts_with%'")
+	time.Sleep(freshAtMost)
+	if _, err := m.Held(t.Context()); err == nil {
+		t.Error("its connection was not lost: nothing is tried here")
+	}
+	mint(t, m, orderFor(appGrant, time.Minute))
+}
+
+func TestACallerWhoseTimeIsOverDoesNotCostTheGuard(t *testing.T) {
+	own, m := signalServer(t)
+	super := connect(t, own.AdminURL("app"))
+	mint(t, m, orderFor(appGrant, time.Minute))
+	const guard = "SELECT max(pid) FROM pg_stat_activity WHERE application_name = 'daypass guard'"
+	before := ask[*int](t, super, guard)
+	late, over := context.WithCancel(t.Context())
+	over()
+	if _, err := m.Held(late); err == nil {
+		t.Error("it was listed for nobody")
+	}
+	time.Sleep(200 * time.Millisecond)
+	if after := ask[*int](t, super, guard); before == nil || after == nil || *before != *after {
+		t.Errorf("the guard was %v and is %v", before, after)
+	}
+}
+
 // freshAtMost is longer than a connection is taken to be alive unasked.
 const freshAtMost = 1100 * time.Millisecond
 

@@ -128,7 +128,11 @@ func (r *revocation) droppedMeanwhile(ctx context.Context, failure error) bool {
 		return false
 	}
 	at, err := r.find(ctx)
-	return err == nil && !at.found
+	if err != nil || at.found {
+		return false
+	}
+	r.m.late.remember(r.oid) // for whoever dropped it may not have got as far as its sessions
+	return true
 }
 
 // awaitMint takes the lock that a mint holds from before it makes the role
