@@ -245,10 +245,21 @@ func TestWhoeverTheJobGrantedItselfToLosesItsRights(t *testing.T) {
 func TestAJobCannotHoldUpItsRevocationByLockingItsOwnRow(t *testing.T) {
 	m := plainMinter(t)
 	u := mint(t, m, orderFor(appGrant, time.Minute))
+	var sessions []*pgx.Conn
 	for range 3 {
 		c := u.login(t)
+		sessions = append(sessions, c)
 		exec(t, c, "SET ROLE NONE; SET lock_timeout = 100; BEGIN")
 		_, _ = c.Exec(t.Context(), "ALTER ROLE "+string(u.lease.Handle)+" PASSWORD 'known'") // the first has the row
+	}
+	first, cancel := context.WithTimeout(t.Context(), time.Second) // what it has before it gives way
+	defer cancel()
+	_ = m.Revoke(first, u.lease)
+	time.Sleep(100 * time.Millisecond)
+	for _, c := range sessions {
+		if _, err := c.Exec(t.Context(), "SELECT 1"); err == nil {
+			t.Error("a session goes on after the first try")
+		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // what the broker gives it
 	defer cancel()

@@ -224,8 +224,17 @@ func nextResult(p *pgconn.Pipeline) (string, error) {
 	return value, errors.Join(err, syncErr)
 }
 
-// disable ends logins.
+// disable ends logins. Where a lock is in the way it is the job's own, most likely:
+// its sessions are ended before the lock is waited for, since this first part of
+// taking back has to be quick.
 func (r *revocation) disable(ctx context.Context) error {
+	err := r.exec(ctx, "SET LOCAL lock_timeout = '100ms'; "+disableStatement(r.handle))
+	if codeOf(err) != codeLockNotAvailable {
+		return err
+	}
+	if _, err := r.terminate(ctx); err != nil {
+		return err
+	}
 	return r.exec(ctx, disableStatement(r.handle))
 }
 
