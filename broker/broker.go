@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"sync/atomic"
 	"time"
 )
 
@@ -123,6 +124,7 @@ type Broker struct {
 	rate      *rateLimit // exchanges and requests on sessions
 	told      *rateLimit // records that one token can bring about at will
 	underWay  revocations
+	issuing   atomic.Int64 // exchanges that are past their intent
 	requested requested
 	stuck     stuckLeases
 }

@@ -99,6 +99,8 @@ func (b *Broker) planOne(id Identity, r Request, permit Permit, now time.Time) (
 // it, and the credentials are ours to hand out only when the journal says that
 // they were issued; whatever fails in between is taken back by handle.
 func (b *Broker) issue(ctx context.Context, answer Answer, p *plan) (Answer, error) {
+	b.issuing.Add(1)
+	defer b.issuing.Add(-1)
 	if err := b.journal.Append(ctx, p.record(EventIntent, b.now())); err != nil {
 		return answer, b.failed(p, &Error{Code: Unavailable, Reason: "journal_intent", Err: err,
 			Public: "the journal could not be written, so nothing was issued"})

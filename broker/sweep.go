@@ -14,6 +14,9 @@ const (
 	sweepBatch = 1000       // leases taken up in one pass of one target
 	crewFactor = 2          // workers for each turn: while some wait for the books, others have the turns
 	sweepShift = sweepEvery // how long a pass works before the next looks at what is due by then
+
+	courtesy     = 4 // steps that a sweep lets issuing go first, before each revocation
+	courtesyStep = 500 * time.Microsecond
 )
 
 // Run takes back what is due until ctx ends. Each target has two loops of its
@@ -108,6 +111,7 @@ func (b *Broker) sweepDue(ctx context.Context, ln *lane, s shift) (more bool) {
 		if b.underWay.has(l.ID) { // somebody waits for it already, and it may take long
 			return skipped
 		}
+		b.letIssue()
 		outcome, told := b.revokeUntold(ctx, l, "", sweepReason(l))
 		if told != nil {
 			s.crew.Go(func() { b.tell(ctx, *told) })
@@ -118,6 +122,17 @@ func (b *Broker) sweepDue(ctx context.Context, ln *lane, s shift) (more bool) {
 		return gone
 	})
 	return !ended || len(due) == sweepBatch && n == len(due)
+}
+
+// letIssue lets what is being issued go first, for a moment: somebody waits for
+// that, and nobody for a sweep. More than that would be starving.
+func (b *Broker) letIssue() {
+	for range courtesy {
+		if b.issuing.Load() == 0 {
+			return
+		}
+		time.Sleep(courtesyStep)
+	}
 }
 
 // inTurn puts leases in the order in which they are taken up. What was never tried
@@ -133,124 +148,6 @@ func inTurn(due []Lease) {
 	slices.SortStableFunc(due, func(x, y Lease) int {
 		return cmp.Or(cmp.Compare(min(x.Attempts, 1), min(y.Attempts, 1)), cmp.Compare(nth[x.ID], nth[y.ID]))
 	})
-}
-
-// result is what came of one piece of work.
-type result int
-
-const (
-	gone result = iota
-	failed
-	skipped
-)
-
-// A shift is who works, and until when.
-type shift struct {
-	crew *sync.WaitGroup
-	over <-chan time.Time // nil: until all is done
-}
-
-// work does it to each of several, in order, as many at once as the target
-// takes, and returns how many are gone. It stops early where the target is
-// lost: where it was lost before, after the first that fails. Where the shift is
-// over before all is done it says so at once, with some of the crew at work still.
-func work[T any](ctx context.Context, b *Broker, ln *lane, s shift, all []T, do func(T) result) (n int, ended bool) {
-	p := &pass{patience: lostAfter}
-	todo, done := make(chan T), make(chan struct{})
-	var own sync.WaitGroup
-	for range min(crewFactor*ln.info.Revokers, len(all)) {
-		own.Add(1)
-		s.crew.Go(func() {
-			defer own.Done()
-			for one := range todo {
-				p.count(do(one))
-			}
-		})
-	}
-	ended = handOut(ctx, b, ln, s, p, all, todo, do)
-	close(todo)
-	if ended {
-		go func() { own.Wait(); close(done) }()
-		select {
-		case <-done:
-		case <-s.over:
-			ended = false
-		}
-	}
-	return p.goneBy(), ended
-}
-
-// handOut hands out work, and reports whether the shift lasts as long as that.
-func handOut[T any](ctx context.Context, b *Broker, ln *lane, s shift, p *pass, all []T, todo chan<- T, do func(T) result) bool {
-	for _, one := range all {
-		if ctx.Err() != nil || !b.goesOn(ctx, ln, p) {
-			return true
-		}
-		if ln.lost().IsZero() {
-			select {
-			case todo <- one:
-			case <-s.over:
-				return false
-			}
-			continue
-		}
-		r := do(one)
-		if r == failed {
-			return true
-		}
-		p.count(r)
-	}
-	return true
-}
-
-// pass is what came of a pass so far.
-type pass struct {
-	mu       sync.Mutex // guards what is below
-	gone     int
-	inRow    int // failures
-	patience int // how many of them in a row before the target is asked whether it is there
-}
-
-func (p *pass) count(r result) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch r {
-	case gone:
-		p.gone++
-		p.inRow = 0
-	case failed:
-		p.inRow++
-	}
-}
-
-func (p *pass) goneBy() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.gone
-}
-
-// tired reports whether so many failed in a row that the target may be lost,
-// and takes twice as many to say so again.
-func (p *pass) tired() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.inRow < p.patience {
-		return false
-	}
-	p.inRow, p.patience = 0, 2*p.patience
-	return true
-}
-
-// goesOn reports whether a pass should. What fails may do so for reasons of its
-// own, and many such must not keep the rest waiting; so after some failures in
-// a row the target is asked for a sign of life. One that cannot list has no way
-// to give any, and is left alone until the next pass.
-func (b *Broker) goesOn(ctx context.Context, ln *lane, p *pass) bool {
-	if !p.tired() {
-		return true
-	}
-	held, err := b.held(ctx, ln)
-	return err == nil && held != nil
 }
 
 // due bounds the wait for the store: one that hangs must not end a sweeper's

@@ -90,24 +90,37 @@ func (b *books) pick(f broker.LeaseFilter) []broker.Lease {
 	return picked
 }
 
-// due returns up to limit leases of a target that are due, most overdue first.
-// Thousands may be, and everybody waits meanwhile: only what is returned is
-// copied.
-func (b *books) due(target string, at time.Time, limit int) []broker.Lease {
-	type entry struct {
-		due time.Time
-		id  broker.LeaseID
-	}
-	var found []entry
+// falling is a lease by when it is due.
+type falling struct {
+	due time.Time
+	id  broker.LeaseID
+}
+
+// due finds the leases of a target that are due. Thousands may be, and everybody
+// waits meanwhile: they are put in order, and the first of them copied, apart.
+func (b *books) due(target string, at time.Time) []falling {
+	var found []falling
 	for id := range b.targets[target] {
 		if due := b.leases[id].Due; !due.After(at) {
-			found = append(found, entry{due, id})
+			found = append(found, falling{due, id})
 		}
 	}
-	slices.SortFunc(found, func(x, y entry) int { return cmp.Or(x.due.Compare(y.due), cmp.Compare(x.id, y.id)) })
-	leases := make([]broker.Lease, min(limit, len(found)))
-	for i := range leases {
-		leases[i] = b.leases[found[i].id]
+	return found
+}
+
+// earliest are the most overdue, up to limit.
+func earliest(found []falling, limit int) []falling {
+	slices.SortFunc(found, func(x, y falling) int { return cmp.Or(x.due.Compare(y.due), cmp.Compare(x.id, y.id)) })
+	return found[:min(limit, len(found))]
+}
+
+// stillDue copies those that are due as they were when they were found.
+func (b *books) stillDue(found []falling, at time.Time) []broker.Lease {
+	leases := make([]broker.Lease, 0, len(found))
+	for _, f := range found {
+		if l, ok := b.leases[f.id]; ok && !l.Due.After(at) {
+			leases = append(leases, l)
+		}
 	}
 	return leases
 }

@@ -135,8 +135,9 @@ func (m *Memory) Lease(ctx context.Context, id broker.LeaseID) (broker.Lease, er
 // List implements [broker.LeaseBook].
 func (m *Memory) List(ctx context.Context, f broker.LeaseFilter) ([]broker.Lease, error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	return oldestFirst(m.books.pick(f)), nil
+	picked := m.books.pick(f)
+	m.mu.Unlock()
+	return oldestFirst(picked), nil
 }
 
 // Live implements [broker.LeaseBook].
@@ -153,8 +154,12 @@ func (m *Memory) Live(ctx context.Context, filters ...broker.LeaseFilter) ([]int
 // Due implements [broker.LeaseBook].
 func (m *Memory) Due(ctx context.Context, target string, at time.Time, limit int) ([]broker.Lease, error) {
 	m.mu.Lock()
+	found := m.books.due(target, at)
+	m.mu.Unlock()
+	first := earliest(found, limit)
+	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.books.due(target, at, limit), nil
+	return m.books.stillDue(first, at), nil
 }
 
 // Start implements [broker.Sessions].
