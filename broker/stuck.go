@@ -21,8 +21,8 @@ func backoff(n int) time.Duration {
 	return d - time.Duration(rand.Int64N(int64(d)/4+1))
 }
 
-// stuckLeases are those that this broker failed to take back: what the lag is
-// measured by.
+// stuckLeases are those that this broker failed to take back, or did not come to:
+// what the lag is measured by.
 type stuckLeases struct {
 	mu    sync.Mutex // guards since
 	since map[LeaseID]time.Time

@@ -190,6 +190,7 @@ func (b *Broker) notTried(ctx context.Context, l Lease) Outcome {
 	if l.State == LeasePending || l.Due.After(b.now()) {
 		return b.leaveToSweeper(ctx, l)
 	}
+	b.stuck.held(l.ID, l.NotAfter)
 	b.asked(l.ID)
 	return Outcome{l, StateRevoking}
 }
