@@ -208,6 +208,10 @@ func (b *Broker) undo(ctx context.Context, p *plan, n int, reason string) {
 				b.leaveToSweeper(ctx, l)
 				continue
 			}
+			if errors.Is(err, errGaveWay) {
+				b.goOnLater(ctx, l)
+				continue
+			}
 			if err != nil && !errors.Is(err, ErrExpiresOnly) {
 				b.postpone(ctx, l, err)
 				continue

@@ -56,10 +56,10 @@ func newLane(target string, m Minter, info TargetInfo, within time.Duration, now
 }
 
 // revoke takes a turn, asks the target and learns from its answer. It waits for
-// its turn at most until ctx ends, or half as long as a revocation may take; then
-// it fails with errBusy. What it does after that does not end with ctx.
+// its turn at most until ctx ends, or as long as a revocation may take, so that one
+// comes free meanwhile; then it fails with errBusy. What it does after that does not end with ctx.
 func (ln *lane) revoke(ctx context.Context, l Lease) error {
-	patience, done := context.WithTimeout(ctx, ln.within/2)
+	patience, done := context.WithTimeout(ctx, ln.within)
 	defer done()
 	turn, err := ln.turns.take(patience, l)
 	if err != nil {
@@ -68,16 +68,25 @@ func (ln *lane) revoke(ctx context.Context, l Lease) error {
 	defer ln.turns.giveBack(turn)
 	within, done := context.WithTimeout(context.WithoutCancel(ctx), ln.within)
 	defer done()
-	stop := ln.turns.untilWanted(turn, done)
-	defer stop()
-	err = ln.minter.Revoke(within, l)
-	if err != nil && errors.Is(within.Err(), context.Canceled) {
-		err = fmt.Errorf("it takes long, and gave way to what was not tried yet: %w", err)
-	}
-	if err == nil || errors.Is(err, ErrExpiresOnly) || errors.Is(err, ErrOtherServer) {
+	err = ln.revokeIn(within, done, turn, l)
+	if err == nil || errors.Is(err, errGaveWay) || errors.Is(err, ErrExpiresOnly) || errors.Is(err, ErrOtherServer) {
 		ln.answered()
 	} else {
 		ln.failed()
+	}
+	return err
+}
+
+// revokeIn revokes in a turn, which it may have to give up by leaving.
+func (ln *lane) revokeIn(ctx context.Context, leave func(), turn *turn, l Lease) error {
+	var once sync.Once
+	stop := func() {}
+	defer func() { stop() }()
+	err := ln.minter.Revoke(context.WithValue(ctx, disarmed{}, func() {
+		once.Do(func() { stop = ln.turns.untilWanted(turn, leave) })
+	}), l)
+	if err != nil && ln.turns.gaveWay(turn) {
+		return fmt.Errorf("%w: %w", errGaveWay, err)
 	}
 	return err
 }

@@ -178,6 +178,9 @@ func (b *Broker) dropOrphan(ctx context.Context, ln *lane, h Held) result {
 		switch {
 		case errors.Is(err, errBusy):
 			r = skipped
+		case errors.Is(err, errGaveWay):
+			ln.failedOn(h.Handle)
+			r = skipped
 		case err != nil:
 			ln.failedOn(h.Handle)
 			b.log.Warn("overdue credential without a lease could not be dropped; it is tried again", "handle", h.Handle, "target", ln.target, "err", err)

@@ -195,6 +195,19 @@ func (b *Broker) notTried(ctx context.Context, l Lease) Outcome {
 	return Outcome{l, StateRevoking}
 }
 
+// goOnLater leaves to a sweeper what a credential that works no more has left
+// behind. That is no failure, and comes after what still works.
+func (b *Broker) goOnLater(ctx context.Context, l Lease) Outcome {
+	ctx, done := context.WithTimeout(ctx, b.revokeTimeout)
+	defer done()
+	l.State, l.Attempts, l.LastErr, l.Due = LeaseRevoking, max(1, l.Attempts), errGaveWay.Error(), b.now().Add(backoff(1))
+	b.asked(l.ID)
+	if err := b.leases.Postpone(ctx, l); err != nil {
+		b.log.Warn("lease could not be postponed", "lease", l.ID, "err", err)
+	}
+	return Outcome{l, StateRevoking}
+}
+
 // leaveToSweeper makes a lease due.
 func (b *Broker) leaveToSweeper(ctx context.Context, l Lease) Outcome {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), b.revokeTimeout)
@@ -227,6 +240,9 @@ func (b *Broker) revokeNow(ctx context.Context, l Lease, request, why string) (O
 		return b.notTried(ctx, l), nil
 	}
 	ctx = context.WithoutCancel(ctx)
+	if errors.Is(err, errGaveWay) {
+		return b.goOnLater(ctx, l), nil
+	}
 	if errors.Is(err, ErrExpiresOnly) {
 		if b.now().Before(l.NotAfter) {
 			b.keepUntilExpiry(ctx, l)
@@ -265,7 +281,7 @@ func (b *Broker) takeBack(ctx context.Context, l Lease) error {
 	switch {
 	case err == nil:
 		b.meter.Revoked(l.Grant.Kind, "ok")
-	case !errors.Is(err, ErrExpiresOnly) && !errors.Is(err, errBusy):
+	case !errors.Is(err, ErrExpiresOnly) && !errors.Is(err, errBusy) && !errors.Is(err, errGaveWay):
 		b.meter.Revoked(l.Grant.Kind, "failed")
 	}
 	return err

@@ -10,12 +10,32 @@ import (
 	"time"
 )
 
-// errBusy says that a revocation did not come to its turn: nothing was tried.
-var errBusy = errors.New("the target is busy with other revocations")
+var (
+	// errBusy says that a revocation did not come to its turn: nothing was tried.
+	errBusy = errors.New("the target is busy with other revocations")
+	// errGaveWay says that the credential works no more, and that what is left of
+	// it was put off.
+	errGaveWay = errors.New("it works no more; what it leaves behind is removed later, for others are overdue")
+)
+
+// disarmed is the key of who wants to hear it.
+type disarmed struct{}
+
+// Disarmed is for a [Minter.Revoke] to call when the credential that it takes back
+// works no more: nobody can log in with it, and no session of it goes on. What is
+// left to do may take long. So ctx may end then, for others that still work to be
+// taken back first, and the rest is left to another attempt. A minter that never
+// calls it is not disturbed. It returns at once, and does nothing where ctx is not
+// a broker's.
+func Disarmed(ctx context.Context) {
+	if tell, ok := ctx.Value(disarmed{}).(func()); ok {
+		tell()
+	}
+}
 
 const (
-	lateAfter = 5 * time.Second // what is due for longer, and was never tried, is waited for
-	yieldLook = time.Second     // how long a turn is had undisturbed
+	lateAfter = 2 * sweepEvery         // what is due for longer, and was never tried, is waited for
+	yieldLook = 250 * time.Millisecond // between two looks whether it is
 )
 
 // turns lets so many revocations of one target run at once. A revocation can take
@@ -27,8 +47,9 @@ const (
 //     that such may have, and it waits for what has not, but for one turn;
 //   - places that wait are served one after the other, and in each what is due
 //     first;
-//   - while what was never tried waits too long, whoever takes long gives way:
-//     what comes first in taking back, no login and no session, is quick.
+//   - while what was never tried waits too long, a first try gives way as soon as
+//     its credential works no more (see [Disarmed]); what has failed before, or has
+//     given way, does not.
 //
 // Where there are too few turns for that, one is enough for each. Safe for
 // concurrent use.
@@ -61,25 +82,25 @@ func newTurns(most int, now func() time.Time) *turns {
 	return &turns{most: most, now: now, held: make(map[string]share)}
 }
 
-// take waits for a turn for a lease, until ctx ends.
+// take waits for a turn for a lease, until ctx ends. After that it gives none.
 func (t *turns) take(ctx context.Context, l Lease) (*turn, error) {
 	own := &turn{place: l.Place, again: l.Attempts > 0, due: l.Due, mine: make(chan struct{})}
+	t.mu.Lock()
+	t.line(own).add(own)
+	t.hand()
+	t.mu.Unlock()
+	select {
+	case <-own.mine:
+	case <-ctx.Done():
+	}
 	if ctx.Err() == nil {
-		t.mu.Lock()
-		t.line(own).add(own)
-		t.hand()
-		t.mu.Unlock()
-		select {
-		case <-own.mine:
-			return own, nil
-		case <-ctx.Done():
-		}
-		t.mu.Lock()
-		waits := t.line(own).remove(own)
-		t.mu.Unlock()
-		if !waits { // it came in the same moment
-			t.giveBack(own)
-		}
+		return own, nil
+	}
+	t.mu.Lock()
+	waits := t.line(own).remove(own)
+	t.mu.Unlock()
+	if !waits { // it has come
+		t.giveBack(own)
 	}
 	return nil, fmt.Errorf("%w: %w", errBusy, ctx.Err())
 }
@@ -152,9 +173,16 @@ func (t *turns) next() *turn {
 	return nil
 }
 
-// untilWanted calls leave once if, from time to time, the turn is found to be
-// wanted for what waits too long. It stops looking when stop is called.
+// untilWanted calls leave once if, now or later, the turn is found to be wanted for
+// what waits too long. It stops looking when stop is called.
 func (t *turns) untilWanted(own *turn, leave func()) (stop func()) {
+	if own.again {
+		return func() {}
+	}
+	if t.wanted(own) {
+		leave()
+		return func() {}
+	}
 	var mu sync.Mutex // guards timer and stopped
 	var timer *time.Timer
 	stopped := false
@@ -178,6 +206,13 @@ func (t *turns) untilWanted(own *turn, leave func()) (stop func()) {
 		stopped = true
 		timer.Stop()
 	}
+}
+
+// gaveWay reports whether a turn was wanted for somebody else.
+func (t *turns) gaveWay(own *turn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return own.leaving
 }
 
 // wanted reports whether somebody waits too long to whom it would help if a turn

@@ -206,6 +206,9 @@ func TestWhoTakesLongGivesWayToWhatWasNeverTried(t *testing.T) {
 				if turns.wanted(h) {
 					yields++
 				}
+				if turns.gaveWay(h) != (yields > 0 && h.leaving) {
+					t.Error("it is not told")
+				}
 			}
 			if yields != c.yields || turns.leaving != c.yields {
 				t.Errorf("%d give way, want %d", yields, c.yields)

@@ -156,6 +156,8 @@ func TestEveryCredentialIsTriedInTimeHoweverManyTakeLong(t *testing.T) {
 					tried[l.Handle] = time.Since(l.NotAfter)
 				}
 				mu.Unlock()
+				time.Sleep(50 * time.Millisecond)
+				broker.Disarmed(ctx)
 				return hangs(ctx)
 			})
 		}
@@ -171,6 +173,60 @@ func TestEveryCredentialIsTriedInTimeHoweverManyTakeLong(t *testing.T) {
 	})
 }
 
+// Giving way costs little where much is honest and slow, and does not make a rush of
+// what would be none: no credential works for longer than it may, and what they leave
+// behind is removed as it comes.
+func TestSlowCredentialsOfManyRepositoriesAreTakenBackAsTheyCome(t *testing.T) {
+	const each, quick = 1500 * time.Millisecond, 50 * time.Millisecond
+	for name, c := range map[string]struct {
+		atOnce int
+		every  time.Duration
+	}{
+		"at three quarters of what there is room for": {0, 700 * time.Millisecond},
+		"after two hundred at once":                   {200, 800 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, withRevokers(3))
+				var mu sync.Mutex // guards works
+				works := make(map[broker.Handle]time.Time)
+				buy := func(i int) {
+					place := fmt.Sprint(10 + i%20)
+					r.statute.change(func(s *statute) { s.places = append(s.places, "ci/"+place) })
+					l := r.buy(place, time.Minute).Granted[0].Lease
+					mu.Lock()
+					works[l.Handle] = l.NotAfter
+					mu.Unlock()
+					r.course.meanwhile("drop "+string(l.Handle), func(ctx context.Context) error {
+						time.Sleep(quick)
+						mu.Lock()
+						if late := time.Since(works[l.Handle]); late > 30*time.Second && !works[l.Handle].IsZero() {
+							t.Errorf("a credential works %v after its end", late)
+						}
+						works[l.Handle] = time.Time{}
+						mu.Unlock()
+						broker.Disarmed(ctx)
+						return takes(each - quick)(ctx)
+					})
+				}
+				for i := range c.atOnce {
+					buy(i)
+				}
+				r.running(t, func() {
+					for i := range 1200 {
+						buy(i)
+						time.Sleep(c.every)
+					}
+					time.Sleep(90 * time.Second)
+				})
+				if n := len(r.journal.of(broker.EventUnrevoked)); n != 0 || r.left.left() > 3 {
+					t.Errorf("%d are left, and %d failures are journalled", r.left.left(), n)
+				}
+			})
+		})
+	}
+}
+
 func TestARepositoryCannotKeepACredentialByGivingOthersBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, withRevokers(3))
@@ -184,7 +240,11 @@ func TestARepositoryCannotKeepACredentialByGivingOthersBack(t *testing.T) {
 					for stopped.Err() == nil {
 						a := r.buy("1", time.Hour)
 						l := a.Granted[0].Lease
-						r.course.meanwhile("drop "+string(l.Handle), takes(19*time.Second))
+						r.course.meanwhile("drop "+string(l.Handle), func(ctx context.Context) error {
+							time.Sleep(50 * time.Millisecond)
+							broker.Disarmed(ctx)
+							return takes(19 * time.Second)(ctx)
+						})
 						for r.left.holds(l.Handle) && stopped.Err() == nil {
 							_, _ = r.GiveBackLease(stopped, a.Token, l.ID, "req_again")
 							time.Sleep(time.Millisecond)
@@ -286,6 +346,7 @@ func TestAtAStopNothingNewIsBegunAndEverythingStaysDue(t *testing.T) {
 		go func() { r.Run(ctx); close(ended) }()
 		time.Sleep(5 * time.Minute)
 		stop()
+		synctest.Wait()
 		began, tried := time.Now(), len(r.course.of("drop"))
 		<-ended
 		if took := time.Since(began); took > 20*time.Second || len(r.course.of("drop")) != tried {

@@ -108,16 +108,19 @@ func (b *books) due(target string, at time.Time) []falling {
 	return found
 }
 
-// earliest are the most overdue, up to limit.
-func earliest(found []falling, limit int) []falling {
+// inOrder puts the most overdue first.
+func inOrder(found []falling) {
 	slices.SortFunc(found, func(x, y falling) int { return cmp.Or(x.due.Compare(y.due), cmp.Compare(x.id, y.id)) })
-	return found[:min(limit, len(found))]
 }
 
-// stillDue copies those that are due as they were when they were found.
-func (b *books) stillDue(found []falling, at time.Time) []broker.Lease {
-	leases := make([]broker.Lease, 0, len(found))
+// stillDue copies the first of those that are due as when they were found, up to
+// limit.
+func (b *books) stillDue(found []falling, at time.Time, limit int) []broker.Lease {
+	leases := make([]broker.Lease, 0, min(limit, len(found)))
 	for _, f := range found {
+		if len(leases) == limit {
+			break
+		}
 		if l, ok := b.leases[f.id]; ok && !l.Due.After(at) {
 			leases = append(leases, l)
 		}

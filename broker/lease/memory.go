@@ -156,10 +156,10 @@ func (m *Memory) Due(ctx context.Context, target string, at time.Time, limit int
 	m.mu.Lock()
 	found := m.books.due(target, at)
 	m.mu.Unlock()
-	first := earliest(found, limit)
+	inOrder(found)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.books.stillDue(first, at), nil
+	return m.books.stillDue(found, at, limit), nil
 }
 
 // Start implements [broker.Sessions].

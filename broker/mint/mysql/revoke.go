@@ -165,6 +165,7 @@ var alreadyGone = []uint16{1133, 1141, 1147, 1269, codeUserFailed, 1403, 1962}
 
 // ownStatements runs what the grant said when the lease was opened.
 func (r *revocation) ownStatements(ctx context.Context) error {
+	broker.Disarmed(ctx)
 	list, err := renderAll(r.params.Statements.Revoke, r.values)
 	for i, statement := range list {
 		if err := r.exec(ctx, statement); err != nil && !isOneOf(err, alreadyGone...) {

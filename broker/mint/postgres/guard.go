@@ -162,7 +162,7 @@ func (g *guard) shutOut(ctx context.Context, h broker.Handle) error {
 		if g.conn == nil {
 			return errors.New("there is no connection that could end the job's sessions")
 		}
-		err := g.conn.exec(ctx, endStatement(h)+";"+disableStatement(h)+"; COMMIT")
+		err := g.do(ctx, endStatement(h)+";"+disableStatement(h)+"; COMMIT")
 		switch {
 		case err == nil || codeOf(err) == codeNoSuchRole:
 			g.relieve(ctx, err)
@@ -179,6 +179,8 @@ func (g *guard) shutOut(ctx context.Context, h broker.Handle) error {
 // relieve goes on after statements: in a new transaction after a commit, and
 // after an error with the locks that the guard was posted with.
 func (g *guard) relieve(ctx context.Context, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), guardWithin)
+	defer cancel()
 	if err != nil {
 		g.recover(ctx)
 	} else if g.conn.guardUp(ctx) != nil {

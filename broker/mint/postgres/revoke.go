@@ -182,6 +182,7 @@ func (r *revocation) dropAtOnce(ctx context.Context) (bool, error) {
 	if err := r.prepare(ctx, ending, endingStatement); err != nil {
 		return false, err
 	}
+	r.m.late.remember(r.oid) // before it is known whether the role is gone: that may not be heard
 	p := r.pg.PgConn().StartPipeline(ctx)
 	p.SendQueryParams("DROP ROLE "+r.name, nil, nil, nil, nil)
 	p.SendPipelineSync()
@@ -200,7 +201,6 @@ func (r *revocation) dropAtOnce(ctx context.Context) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("drop: %w", err)
 	}
-	r.m.late.remember(r.oid)
 	if late != "0" {
 		if err := r.endSessions(ctx); err != nil {
 			return false, fmt.Errorf("end late sessions: %w", err)
@@ -316,6 +316,7 @@ func (m membership) revokeStatement(version int) string {
 
 // ownStatements runs what the grant said when the lease was opened.
 func (r *revocation) ownStatements(ctx context.Context) error {
+	broker.Disarmed(ctx)
 	list, err := renderAll(r.params.Statements.Revoke, r.values)
 	for i, sql := range list {
 		if err := r.execOne(ctx, sql); err != nil {
