@@ -414,7 +414,7 @@ func TestNoStatementButOursIsRunWhateverTheNames(t *testing.T) {
 var shapes = compileAll(
 	`BEGIN(; LOCK TABLE \S+ IN ACCESS EXCLUSIVE MODE)?`, `COMMIT`, `ROLLBACK( TO post)?`, `SELECT pg_advisory_xact_lock\(\S+\)`,
 	`CREATE ROLE \? LOGIN INHERIT PASSWORD \? VALID UNTIL \?`, `GRANT \? TO \?`, `ALTER ROLE \? SET role = \?`, `COMMENT ON ROLE \? IS \?`,
-	`ALTER ROLE \? NOLOGIN PASSWORD NULL VALID UNTIL \?`, `REVOKE \? FROM \?( GRANTED BY \? CASCADE)?`, `DROP ROLE \?`, `DROP OWNED BY \?`,
+	`(SET LOCAL lock_timeout = \?; )?ALTER ROLE \? NOLOGIN PASSWORD NULL VALID UNTIL \?`, `REVOKE \? FROM \?( GRANTED BY \? CASCADE)?`, `DROP ROLE \?`, `DROP OWNED BY \?`,
 	`ALTER (TABLE|SEQUENCE) public\.\S+ OWNER TO \?`, `REVOKE ALL ON .* FROM \? CASCADE`,
 	`SELECT \?, \?, \?, \?, \?`, `SELECT \?, \?`, `ALTER ROLE \? SET search_path = \?`, // the grants' own
 	`(WITH RECURSIVE up\(|WITH held AS|SELECT )[^;]*`, // what only reads, and is one
