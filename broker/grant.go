@@ -95,7 +95,8 @@ type Minter interface {
 	// or half-done Mint, and treats what was never made as revoked, but only
 	// on the server that the lease names: on another it does nothing, and the
 	// error wraps [ErrOtherServer]. A credential that cannot be taken back is
-	// an error that wraps [ErrExpiresOnly].
+	// an error that wraps [ErrExpiresOnly]. What may take long comes last, after
+	// a call of [Disarmed]; done again it goes on where it broke off.
 	Revoke(context.Context, Lease) error
 	// Held lists what the target holds under names of this deployment that
 	// match in full: empty where there are none, nil where the target cannot

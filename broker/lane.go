@@ -57,7 +57,8 @@ func newLane(target string, m Minter, info TargetInfo, within time.Duration, now
 
 // revoke takes a turn, asks the target and learns from its answer. It waits for
 // its turn at most until ctx ends, or as long as a revocation may take, so that one
-// comes free meanwhile; then it fails with errBusy. What it does after that does not end with ctx.
+// comes free meanwhile; then it fails with errBusy. What it does after that does not
+// end with ctx.
 func (ln *lane) revoke(ctx context.Context, l Lease) error {
 	patience, done := context.WithTimeout(ctx, ln.within)
 	defer done()
@@ -82,7 +83,7 @@ func (ln *lane) revokeIn(ctx context.Context, leave func(), turn *turn, l Lease)
 	var once sync.Once
 	stop := func() {}
 	defer func() { stop() }()
-	err := ln.minter.Revoke(context.WithValue(ctx, disarmed{}, func() {
+	err := ln.minter.Revoke(OnDisarmed(ctx, func() {
 		once.Do(func() { stop = ln.turns.untilWanted(turn, leave) })
 	}), l)
 	if err != nil && ln.turns.gaveWay(turn) {

@@ -21,6 +21,11 @@ var (
 // disarmed is the key of who wants to hear it.
 type disarmed struct{}
 
+// OnDisarmed has tell called when a [Minter.Revoke] under ctx calls [Disarmed].
+func OnDisarmed(ctx context.Context, tell func()) context.Context {
+	return context.WithValue(ctx, disarmed{}, tell)
+}
+
 // Disarmed is for a [Minter.Revoke] to call when the credential that it takes back
 // works no more: nobody can log in with it, and no session of it goes on. What is
 // left to do may take long. So ctx may end then, for others that still work to be

@@ -88,6 +88,7 @@ func TestMinter(t *testing.T, s MinterSuite) {
 	t.Run("one order is not minted twice", r.twice)
 	t.Run("only the target's clock says what has expired", r.clocks)
 	t.Run("open sessions end when their credential is taken back", r.sessions)
+	t.Run("a credential that is said to work no more does not", r.disarmed)
 	t.Run("a target lost at any step of a mint leaves nothing behind", r.mintIsCut)
 	t.Run("a target lost at any step of a revocation is revoked on later", r.revokeIsCut)
 	t.Run("a target lost at any step of listing is an error", r.heldIsCut)

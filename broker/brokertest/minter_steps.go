@@ -196,3 +196,33 @@ func (r *minterRun) sessions(t *testing.T) {
 		}
 	}
 }
+
+// disarmed breaks a revocation off where the kind says that the credential works no
+// more, as the broker does when others are overdue, and ends it later.
+func (r *minterRun) disarmed(t *testing.T) {
+	made := r.mint(t, r.minter, time.Minute)
+	use, err := r.Target.Session(t.Context(), made.credential)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, giveWay := context.WithCancel(t.Context())
+	defer giveWay()
+	told := false
+	err = r.minter.Revoke(broker.OnDisarmed(ctx, func() {
+		told = true
+		if r.Works(t.Context(), made.credential) == nil {
+			t.Error("it still works")
+		}
+		if use(t.Context()) == nil {
+			t.Error("its session goes on")
+		}
+		giveWay()
+	}), made.lease)
+	if !told && err != nil {
+		t.Errorf("revoke: %v", err)
+	}
+	if told && err == nil {
+		t.Error("what is said to be left to do was done though nobody let it")
+	}
+	r.wantRevoked(t, made)
+}
