@@ -224,6 +224,9 @@ func session(ctx context.Context, dsn string) (*link, error) {
 		return nil, err
 	}
 	c, err := db.Conn(ctx)
+	for attempt := 1; errors.Is(err, driver.ErrMalformPkt) && attempt < 3; attempt++ { // see the README on ed25519
+		c, err = db.Conn(ctx)
+	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
